@@ -1,0 +1,192 @@
+"""The operator's words, typed: what `corral.toml` may say, what each setting means, and its default.
+
+Every setting stands here once: name, type, default, unit and help. The loader, the commented file that `corral init`
+writes, the JSON Schema and the reference page are all read from these classes. The defaults are safe with no file at
+all. Precedence: defaults < file < environment < command line.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Partition = Literal["client", "address", "key", "everyone"]
+Algorithm = Literal["gcra", "window"]
+
+
+def setting(default: Any = ..., *, help: str, unit: str = "", factory: Any = None) -> Any:  # noqa: A002
+    """Declare a setting: its default, its unit (seconds, bytes, tokens) and one sentence of help."""
+    metadata = {"help": help, "unit": unit}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    if default is ...:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """So many units in each window, as `"30/minute"` says it. `amount` ≥ 1; `window` in seconds, > 0."""
+
+    amount: int
+    window: float
+    unit: str = "requests"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitRule:
+    """One `[[limits]]` entry: how many requests whom may make."""
+
+    name: str = setting(help="Shown to clients in RateLimit headers and refusals. Letters, digits, - and _.")
+    quota: Quota = setting(help='How many in how long, as "30/minute", "5/second" or "30 per 60 seconds".')
+    per: Partition = setting(
+        "client",
+        help="Who is counted: client (the key, or the address where there is no key), address, key, or everyone.",
+    )
+    burst: int | None = setting(
+        None,
+        help="How many may come at once (gcra only); the quota's amount if absent.",
+        unit="requests",
+    )
+    algorithm: Algorithm = setting(
+        "gcra",
+        help="gcra gives units back evenly; window counts from a client's first request and gives all back at its end.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """One `[[keys]]` entry: a credential, kept as its hash."""
+
+    name: str = setting(help="Who holds the key: shown in logs, metrics and refusals in the key's stead.")
+    sha256: str = setting(help='Hex SHA-256 of the key: printf %s "$KEY" | sha256sum')
+    admin: bool = setting(False, help="May read the server's state routes (/slots, /props, /metrics).")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """`[listen]`: where the guard answers."""
+
+    address: str = setting("127.0.0.1:8080", help='Host and port, as "127.0.0.1:8080" or "[::1]:8080".')
+    tls_certificate: str | None = setting(None, help="PEM file with the certificate chain; turns TLS on.")
+    tls_key: str | None = setting(None, help="PEM file with the certificate's private key.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """`[upstream]`: the inference server that is guarded."""
+
+    url: str = setting("http://127.0.0.1:8081", help='"http://host:port", or "unix:/path/to.sock".')
+    dialect: Literal["llamacpp", "openai"] = setting("llamacpp", help="What the server speaks.")
+    api_key: str | None = setting(None, help="The key that the server itself demands; clients' keys never reach it.")
+    connect_timeout: float = setting(5.0, help="Longest wait for a connection to the server.", unit="seconds")
+    first_byte_timeout: float = setting(300.0, help="Longest wait for the server's first byte.", unit="seconds")
+    idle_timeout: float = setting(60.0, help="Longest silence of the server within an answer.", unit="seconds")
+    max_connections: int = setting(64, help="Connections to the server at most.")
+    max_answer: int = setting(64 * 1024 * 1024, help="Longest answer relayed.", unit="bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """`[identity]`: whose address counts."""
+
+    trusted_proxies: tuple[str, ...] = setting(
+        (),
+        help="Networks of the proxies in front, as 10.0.0.0/8. Only from them is X-Forwarded-For believed.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concurrency:
+    """`[concurrency]`: how much runs at once, and how much may wait."""
+
+    max_running: int = setting(4, help="Inference requests the server works on at once.", unit="requests")
+    max_waiting: int = setting(64, help="Requests that may wait for a place; the next is refused.", unit="requests")
+    max_wait: float = setting(30.0, help="Longest wait for a place.", unit="seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """`[generation]`: what one request may ask of the model."""
+
+    max_tokens: int = setting(2048, help="Most tokens one answer may have; asking for none means this.", unit="tokens")
+    max_prompt: int = setting(32_000, help="Longest prompt, all its parts together.", unit="characters")
+    max_choices: int = setting(1, help="Most answers to one request: n × prompts (and best_of).")
+    max_inputs: int = setting(64, help="Most inputs of one embedding or rerank request.")
+    max_logprobs: int = setting(20, help="Most alternatives a token (n_probs, top_logprobs).")
+    max_logit_bias: int = setting(300, help="Most logit_bias entries.")
+    grammar: bool = setting(False, help="Let clients send grammars; bad ones have crashed servers.")
+    max_schema: int = setting(16 * 1024, help="Longest JSON schema or tool description.", unit="bytes")
+    max_schema_depth: int = setting(12, help="Deepest nesting of a JSON schema.")
+    allow_empty_prompt: bool = setting(False, help="Generate from an empty or blank prompt.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """`[bounds]`: what one connection may cost."""
+
+    max_head: int = setting(16 * 1024, help="Longest request line and headers together.", unit="bytes")
+    max_headers: int = setting(64, help="Most header fields.")
+    max_body: int = setting(1024 * 1024, help="Longest body, chunked or not.", unit="bytes")
+    max_depth: int = setting(32, help="Deepest nesting of a JSON body.")
+    head_timeout: float = setting(10.0, help="Time for the whole head to arrive.", unit="seconds")
+    body_timeout: float = setting(20.0, help="Time for the whole body to arrive.", unit="seconds")
+    idle_timeout: float = setting(60.0, help="Time a connection may rest between requests.", unit="seconds")
+    write_timeout: float = setting(20.0, help="Time a client may refuse to read on.", unit="seconds")
+    total_timeout: float = setting(900.0, help="Time one request may take in all.", unit="seconds")
+    shutdown_timeout: float = setting(30.0, help="Time running requests get to finish at shutdown.", unit="seconds")
+    max_connections: int = setting(4096, help="Open connections in all.")
+    max_connections_per_address: int = setting(256, help="Open connections from one address (IPv6: one /64).")
+    max_clients: int = setting(100_000, help="Clients counted apart by each limit; further ones share counts.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routes:
+    """`[routes]`: what is let through besides inference."""
+
+    state: Literal["admin", "deny"] = setting("admin", help="/slots, /props, /metrics: admin keys only, or nobody.")
+    management: Literal["admin", "deny"] = setting("deny", help="Routes that change the server: admin keys, or nobody.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admin:
+    """`[admin]`: metrics and health of the guard itself, on a listener of their own."""
+
+    listen: str | None = setting(None, help='Host and port of the metrics listener, as "127.0.0.1:9464"; absent is off.')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """`[log]`: one line a request, without prompts and without keys."""
+
+    path: str = setting("-", help='File to append to; "-" is standard output, "" is none.')
+    format: Literal["auto", "json", "text"] = setting("auto", help="auto: text on a terminal, JSON elsewhere.")
+
+
+DEFAULT_LIMITS = (
+    LimitRule(name="client", quota=Quota(30, 60.0), per="client"),
+    LimitRule(name="address", quota=Quota(300, 60.0), per="address"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """All that `corral.toml` says."""
+
+    auth: Literal["auto", "keys", "none"] = setting(
+        "auto",
+        help="keys: a key is demanded. none: nobody is asked. auto: keys, unless none is configured and the guard "
+        "listens on loopback only.",
+    )
+    max_failed_logins: Quota = setting(
+        Quota(10, 60.0), help="Wrong or missing keys an address may present before it is refused unheard."
+    )
+    listen: Listen = setting(factory=Listen, help="Where the guard answers.")
+    upstream: Upstream = setting(factory=Upstream, help="The inference server that is guarded.")
+    keys: tuple[ApiKey, ...] = setting((), help="Credentials that are let in.")
+    identity: Identity = setting(factory=Identity, help="Whose address counts.")
+    limits: tuple[LimitRule, ...] = setting(DEFAULT_LIMITS, help="How many requests whom may make; all must agree.")
+    concurrency: Concurrency = setting(factory=Concurrency, help="How much runs at once, and how much may wait.")
+    generation: Generation = setting(factory=Generation, help="What one request may ask of the model.")
+    bounds: Bounds = setting(factory=Bounds, help="What one connection may cost.")
+    routes: Routes = setting(factory=Routes, help="What is let through besides inference.")
+    admin: Admin = setting(factory=Admin, help="Metrics and health of the guard itself.")
+    log: Log = setting(factory=Log, help="One line a request.")
