@@ -1,0 +1,1 @@
+"""The live door: authenticates, limits, validates, queues, relays and records each request."""

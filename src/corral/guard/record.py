@@ -1,0 +1,35 @@
+"""What is known of a request once it has ended: the source of the log line and of the metrics."""
+
+from typing import NamedTuple
+
+
+class Finished(NamedTuple):
+    """One request, ended. Holds no prompt and no key.
+
+    `at` is wall time (seconds since the epoch) of its head's arrival; `client` the key's name, or "" without a key;
+    `address` the client's address as counted (an IPv6 /64 as its prefix); `route` the dialect's route name, or
+    "unknown"; `status` the status sent, 0 if none could be (the client left); `refused` the problem's kind if the
+    guard itself answered, else ""; `limit` the limit that refused, else ""; durations in seconds; token counts and
+    `compute_ms` as the server reported them, -1 where it did not; `ending` is one of "answered", "refused",
+    "client-left", "upstream-failed", "timed-out".
+    """
+
+    at: float
+    request_id: str
+    client: str
+    address: str
+    method: str
+    route: str
+    status: int
+    refused: str
+    limit: str
+    stream: bool
+    waited: float
+    first_byte: float
+    duration: float
+    bytes_in: int
+    bytes_out: int
+    prompt_tokens: int
+    completion_tokens: int
+    compute_ms: float
+    ending: str
