@@ -90,7 +90,10 @@ class Identity:
 
     trusted_proxies: tuple[str, ...] = setting(
         (),
-        help="Networks of the proxies in front, as 10.0.0.0/8. Only from them is X-Forwarded-For believed.",
+        help="Networks of the proxies in front, as 10.0.0.0/8. Only from them is the header below believed.",
+    )
+    header: Literal["x-forwarded-for", "forwarded"] = setting(
+        "x-forwarded-for", help="Where those proxies write the client's address; the other header is ignored."
     )
 
 
