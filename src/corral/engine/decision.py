@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-PartitionKey = tuple[str | int | bytes, ...] | str | int | bytes
+PartitionKey = tuple[str | int | bytes, ...] | str
 """Whom a limit counts: a plain value, or a tuple of them; never a joined string."""
 
 
@@ -20,25 +20,36 @@ class Standing(NamedTuple):
     reset: float
 
 
-class Reservation(NamedTuple):
-    """What a request took. Ended exactly once: kept (the request was served) or given back (`Store.give_back`)."""
+class Charge(NamedTuple):
+    """What one limit was charged: its index in the store, whom it counted, and the state that the charge left."""
 
-    keys: tuple[PartitionKey | None, ...]
+    limit: int
+    key: PartitionKey
+    state: int
+
+
+class Reservation(NamedTuple):
+    """What a request took. It is kept (the request was served) or given back (`Store.give_back`), once."""
+
+    charges: tuple[Charge, ...]
     cost: int
 
 
 class Admit(NamedTuple):
-    """Every limit agreed, and each was charged. `tightest` is the limit with the smallest share left, if there is one."""
+    """Every limit agreed, and each was charged. `tightest` has the smallest share of its quota left, if any applies."""
 
     reservation: Reservation
     tightest: Standing | None
 
 
 class Deny(NamedTuple):
-    """At least one limit refused, and none was charged. `retry_after` seconds until all of them would agree."""
+    """At least one limit refused, and none was charged. `retry_after` > 0 seconds until all of them would agree."""
 
     violated: tuple[Standing, ...]
     retry_after: float
 
 
 Decision = Admit | Deny
+
+NOTHING = Reservation((), 0)
+"""What a request took that no limit counts."""

@@ -1,0 +1,98 @@
+"""What a limit knows of its clients, in bounded memory, whatever clients are invented."""
+
+from hashlib import blake2b
+
+from corral.engine.algorithm import Algorithm
+from corral.engine.decision import PartitionKey
+
+OVERFLOW_CELLS = 1024
+"""How many counts strangers share once a table is full."""
+
+
+class Clients:
+    """A table from client to state, of at most `capacity` own entries and `OVERFLOW_CELLS` shared ones.
+
+    Entries live in two generations. A change moves an entry to the young one; after each horizon the old one is
+    dropped whole, and the young one becomes old. What is dropped was left alone for a horizon at least, so it equals
+    no entry (`Algorithm.horizon`), and nothing is ever swept.
+
+    Admission stays exact when the table is full. A client without an entry then shares a cell with all strangers of
+    the same keyed hash: the cell admits no more than one client's quota, so nobody in it gets more than its own. A
+    client keeps to its cell as long as the cell is live, even once there is room again: it cannot spend there and
+    then start afresh in an entry of its own. Clients that have an entry keep it, so a flood of inventions harms
+    strangers only.
+
+    `young` and `rotate_at` are read by the store itself, which saves a call for each limit (0.2 µs) where a client is
+    already in the young generation.
+    """
+
+    __slots__ = ("_algorithm", "_capacity", "_cells", "_old", "_seed", "overflowed", "rotate_at", "young")
+
+    def __init__(self, algorithm: Algorithm, capacity: int, seed: bytes) -> None:
+        self._algorithm = algorithm
+        self._capacity = capacity
+        self._seed = seed
+        self.young: dict[PartitionKey, int] = {}
+        self._old: dict[PartitionKey, int] = {}
+        self._cells: dict[PartitionKey, int] = {}
+        self.rotate_at = 0
+        self.overflowed = 0
+
+    def __len__(self) -> int:
+        return len(self.young) + len(self._old) + len(self._cells)
+
+    def find(self, key: PartitionKey, now: int) -> tuple[PartitionKey, int | None]:
+        """Find whom to count for `key` (itself, or the cell it shares) and its state, None where there is none."""
+        if now >= self.rotate_at:
+            self._rotate(now)
+        state = self.young.get(key)
+        if state is None:
+            state = self._old.get(key)
+            if state is None and (self._cells or len(self.young) + len(self._old) >= self._capacity):
+                return self._stranger(key, now)
+        return key, state
+
+    def put(self, key: PartitionKey, state: int | None) -> None:
+        """Keep `state` for a key that `find` returned; None forgets it."""
+        if type(key) is tuple and key[0] is _CELL:
+            table = self._cells
+        else:
+            table = self.young
+            if self._old:
+                self._old.pop(key, None)
+        if state is None:
+            table.pop(key, None)
+        else:
+            table[key] = state
+
+    def current(self, key: PartitionKey) -> int | None:
+        """Return the state of a key that `find` returned before, without looking for a cell."""
+        for table in (self.young, self._old, self._cells):
+            state = table.get(key)
+            if state is not None:
+                return state
+        return None
+
+    def _stranger(self, key: PartitionKey, now: int) -> tuple[PartitionKey, int | None]:
+        digest = blake2b(repr(key).encode(), digest_size=4, key=self._seed).digest()
+        cell = (_CELL, int.from_bytes(digest) % OVERFLOW_CELLS)
+        state = self._cells.get(cell)
+        if state is not None and not self._algorithm.is_live(state, now):
+            del self._cells[cell]
+            state = None
+        if state is None and len(self.young) + len(self._old) < self._capacity:
+            return key, None
+        self.overflowed += 1
+        return cell, state
+
+    def _rotate(self, now: int) -> None:
+        horizon = self._algorithm.horizon
+        fresh = now - self.rotate_at < horizon
+        self._old = self.young if fresh else {}
+        self.young = {}
+        self.rotate_at = now + horizon
+        is_live = self._algorithm.is_live
+        self._cells = {cell: state for cell, state in self._cells.items() if is_live(state, now)}
+
+
+_CELL = "\0overflow"

@@ -1,0 +1,44 @@
+"""A window that begins with a client's first request: so many in it, and then all come back at once.
+
+What "thirty a minute" says plainly: the thirty-first request of a minute is refused, at whatever pace the thirty came.
+A client's state packs the window's end and the units used into one integer.
+"""
+
+from corral.engine.algorithm import SECOND, Verdict
+
+_BITS = 48
+_USED = (1 << _BITS) - 1
+
+
+class Window:
+    """At most `amount` in the `window` seconds that follow a client's first request."""
+
+    __slots__ = ("_length", "amount", "horizon", "window")
+
+    def __init__(self, amount: int, window: float) -> None:
+        self.amount = amount
+        self.window = window
+        self._length = round(window * SECOND)
+        self.horizon = self._length
+
+    def ask(self, state: int | None, now: int, cost: int) -> Verdict:
+        """Judge a request; see `Algorithm.ask`."""
+        if state is None or state >> _BITS <= now:
+            end, used = now + self._length, cost
+        else:
+            end, used = state >> _BITS, (state & _USED) + cost
+        if used > self.amount:
+            return None, 0, end - now
+        return end << _BITS | used, self.amount - used, end - now
+
+    def give_back(self, state: int, charged: int, now: int, cost: int) -> int | None:
+        """Undo a charge, if its window still runs; see `Algorithm.give_back`."""
+        end = state >> _BITS
+        if end <= now or end != charged >> _BITS:
+            return state
+        used = max(0, (state & _USED) - cost)
+        return end << _BITS | used if used else None
+
+    def is_live(self, state: int, now: int) -> bool:
+        """Tell whether the window still runs."""
+        return state >> _BITS > now

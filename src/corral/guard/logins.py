@@ -1,0 +1,71 @@
+"""Failed attempts to get in, limited by address: guessing keys must cost the guesser, not the guard."""
+
+from collections import OrderedDict
+
+from corral.dialects.model import ErrorStyle
+from corral.engine import limits_from
+from corral.engine.decision import Deny
+from corral.guard.credentials import KeyRing
+from corral.guard.refusal import Refusal
+from corral.policy.model import ApiKey, LimitRule, Quota
+from corral.stores.memory import MemoryStore
+
+WRONG_KEY = LimitRule(name="wrong-keys", quota=Quota(10, 60.0), per="address")
+STRAY = LimitRule(name="strays", quota=Quota(10, 60.0), per="address")
+
+_REMEMBERED = 10_000
+
+
+class Logins:
+    """Checks credentials, and counts failures by address.
+
+    Once an address has failed too often its keys are refused unheard, right or wrong, so that guessing on teaches
+    nothing. Whoever got in from there before is still let in: an attacker cannot lock out those who share its address.
+    Requests without any key, and for routes that do not exist, have a count of their own, and lock nobody out.
+    """
+
+    def __init__(self, quota: Quota, *, capacity: int = 100_000) -> None:
+        wrong = LimitRule(name=WRONG_KEY.name, quota=quota, per="address")
+        stray = LimitRule(name=STRAY.name, quota=quota, per="address")
+        self._wrong = MemoryStore(limits_from([wrong]), capacity=capacity)
+        self._strays = MemoryStore(limits_from([stray]), capacity=capacity)
+        self._let_in: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def check(self, keys: KeyRing, presented: bytes | None, address: str, now: float) -> ApiKey | Refusal:
+        """Find the key that was presented, or say why it is refused."""
+        if presented is None:
+            limited = self.stray(address, now)
+            return limited or _refusal(
+                "missing_api_key", "No API key was sent: use the header Authorization: Bearer KEY."
+            )
+        key = keys.find(presented)
+        if key is not None and (address, key.name) in self._let_in:
+            self._let_in.move_to_end((address, key.name))
+            return key
+        partition = (("address", address),)
+        standing = self._wrong.peek(partition, now)[0]
+        if standing.remaining <= 0:
+            return _refusal("too_many_failed_logins", _TOO_MANY, max(1.0, standing.window / standing.quota))
+        if key is None:
+            self._wrong.take(partition, now)
+            return _refusal("invalid_api_key", "The API key is not valid.")
+        self._let_in[(address, key.name)] = None
+        if len(self._let_in) > _REMEMBERED:
+            self._let_in.popitem(last=False)
+        return key
+
+    def stray(self, address: str, now: float) -> Refusal | None:
+        """Count a request without a key, or for no known route; a refusal once there are too many."""
+        decision = self._strays.take((("address", address),), now)
+        if type(decision) is Deny:
+            return _refusal("too_many_failed_logins", _TOO_MANY, decision.retry_after)
+        return None
+
+
+_TOO_MANY = (
+    "Too many failed requests came from this address: without a valid key, or for routes that do not exist."
+)
+
+
+def _refusal(kind: str, message: str, retry_after: float | None = None) -> Refusal:
+    return Refusal(kind, message, ErrorStyle.OPENAI, "unknown", None, retry_after)

@@ -1,0 +1,315 @@
+"""Whether a request may go on: every step that can be decided from its head, then those that need its body.
+
+The steps stand in the order of their cost, and whatever can be refused before the body is read is refused before the
+body is read. There is no I/O here: the gateway and the middleware doors call the same two functions.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from corral.dialects.model import Asked, BadRequest, Dialect, ErrorStyle, Form, Route, RouteClass
+from corral.dialects.sanitise import FieldBounds, check_fields, depth_exceeds
+from corral.engine.decision import NOTHING, Deny, PartitionKey, Reservation, Standing
+from corral.guard.credentials import KeyRing, presented_key
+from corral.guard.identity import Identity
+from corral.guard.logins import Logins
+from corral.guard.refusal import Refusal
+from corral.policy.model import ApiKey, LimitRule, Policy
+from corral.stores import Store
+
+Head = Mapping[bytes, bytes]
+
+_REMEMBERED = 4096
+
+_PLACE_NEEDED = (RouteClass.INFERENCE, RouteClass.EMBEDDING)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a request: the address as counted, the key if there is one, and whom each limit counts for it."""
+
+    address: str
+    key: ApiKey | None
+    partitions: tuple[PartitionKey | None, ...]
+
+
+class Session:
+    """What one connection has shown so far, so that a keep-alive client is not identified anew each time."""
+
+    __slots__ = ("address", "api_key", "authorization", "caller", "peer")
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.address = peer
+        self.authorization: bytes | None = None
+        self.api_key: bytes | None = None
+        self.caller: Caller | None = None
+
+
+class Visit:
+    """A request that was admitted by its head: what it is, who makes it, and what it took."""
+
+    __slots__ = ("asked", "caller", "reservation", "route", "standing")
+
+    def __init__(
+        self, route: Route, caller: Caller, reservation: Reservation, standing: Standing | None
+    ) -> None:
+        self.route = route
+        self.caller = caller
+        self.reservation = reservation
+        self.standing = standing
+        self.asked: Asked | None = None
+
+    @property
+    def needs_place(self) -> bool:
+        """Whether the request keeps a slot of the server busy."""
+        return self.route.kind in _PLACE_NEEDED
+
+
+class Pipeline:
+    """Decides over requests by one policy.
+
+    `open_to_all` says that no key is asked for; `check_host` that only requests addressed to an IP address or to
+    localhost are heard (a web page can point a name of its own at a loopback address, and no key would stop it).
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        dialect: Dialect,
+        store: Store,
+        logins: Logins,
+        *,
+        open_to_all: bool,
+        check_host: bool,
+    ) -> None:
+        self._policy = policy
+        self._dialect = dialect
+        self._match = dialect.match
+        self._take = store.take
+        self._store = store
+        self._logins = logins
+        self._keys = KeyRing(policy.keys)
+        self._identity = Identity(policy.identity.trusted_proxies, policy.identity.header)
+        self._open = open_to_all
+        self._check_host = check_host
+        self._refusals: dict[tuple[str, str, int], Refusal] = {}
+        generation = policy.generation
+        self._field_bounds = FieldBounds(
+            max_logprobs=generation.max_logprobs,
+            max_logit_bias=generation.max_logit_bias,
+            grammar=generation.grammar,
+            max_schema=generation.max_schema,
+            max_schema_depth=generation.max_schema_depth,
+        )
+
+    def session(self, host: str) -> Session:
+        """Open a session for a connection from `host`."""
+        return Session(self._identity.peer(host) if not self._identity.reads_headers else host)
+
+    def enter(
+        self, method: bytes, target: bytes, head: Head, session: Session, now: float
+    ) -> Visit | Refusal:
+        """Decide by the head alone: route, credential, request quotas. A refused request consumes no quota."""
+        path = target.partition(b"?")[0] if b"?" in target else target
+        route = self._match(method, path)
+        if route is None and method == b"HEAD":
+            route = self._match(b"GET", path)
+        caller = self._caller(head, session, now)
+        if type(caller) is Refusal:
+            if route is not None and route.kind is RouteClass.HEALTH:
+                caller = Caller(self._address(head, session), None, ())
+                return Visit(route, caller, NOTHING, None)
+            return caller if route is None else replace(caller, style=route.errors, route=route.name)
+        assert isinstance(caller, Caller)
+        if route is None or (self._check_host and not _host_is_local(head)):
+            return self._stray(method, path, head, caller, now)
+        kind = route.kind
+        if kind is RouteClass.HEALTH:
+            return Visit(route, caller, NOTHING, None)
+        if kind is RouteClass.STATE or kind is RouteClass.MANAGEMENT:
+            forbidden = self._forbidden(route, caller)
+            if forbidden is not None:
+                return forbidden
+        decision = self._take(caller.partitions, now)
+        if type(decision) is Deny:
+            return self._over_quota(route, decision)
+        return Visit(route, caller, decision.reservation, decision.tightest)  # type: ignore[union-attr]  # Admit
+
+    def prepare(self, visit: Visit, head: Head, body: bytes) -> bytes | Refusal:
+        """Decide by the body: parse it strictly, check and clamp it. Returns the body to send to the server.
+
+        What is returned is written anew from what was understood: guard and server cannot read it differently.
+        """
+        route = visit.route
+        form = route.form
+        if form is None:
+            return b""
+        if b"origin" in head and not head.get(b"content-type", b"").lower().startswith(b"application/json"):
+            return self._refuse(visit, "unsupported_media_type", "Send the body as application/json.")
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            return self._refuse(visit, "invalid_request", f"The body is not valid JSON: {error}.")
+        if type(value) is not dict:
+            return self._refuse(visit, "invalid_request", "The body must be a JSON object.")
+        if depth_exceeds(value, self._policy.bounds.max_depth):
+            return self._refuse(
+                visit,
+                "invalid_request",
+                f"The body nests deeper than {self._policy.bounds.max_depth} levels.",
+            )
+        try:
+            visit.asked = asked = form.read(value)
+            self._check_size(form, route, asked)
+            check_fields(value, self._field_bounds)
+        except BadRequest as error:
+            return self._refuse(visit, "invalid_request", error.message, error.param)
+        if route.kind is RouteClass.INFERENCE:
+            form.clamp(value, self.cap(asked))
+        return orjson.dumps(value)
+
+    def cap(self, asked: Asked) -> int:
+        """Say how many tokens each generation may have: what was asked for, or the policy's maximum."""
+        most = self._policy.generation.max_tokens
+        return most if asked.max_tokens is None else min(asked.max_tokens, most)
+
+    def give_back(self, visit: Visit, now: float) -> None:
+        """Return what a visit took: it was refused for want of capacity, which is not the client's doing."""
+        if visit.reservation.cost:
+            self._store.give_back(visit.reservation, now)
+
+    def _over_quota(self, route: Route, denial: Deny) -> Refusal:
+        """Refuse for a quota. What a flood is told changes once a second: 0.2 µs instead of 9 µs to write it."""
+        violated = denial.violated
+        worst = violated[0] if len(violated) == 1 else max(violated, key=_wait)
+        key = (route.name, worst.name, math.ceil(denial.retry_after))
+        refusal = self._refusals.get(key)
+        if refusal is None:
+            if len(self._refusals) >= _REMEMBERED:
+                self._refusals.clear()
+            refusal = self._refusals[key] = Refusal(
+                "quota_exceeded", "", route.errors, route.name, None, denial.retry_after, worst
+            )
+        return refusal
+
+    def _address(self, head: Head, session: Session) -> str:
+        return self._identity.client(session.peer, head) if self._identity.reads_headers else session.peer
+
+    def _caller(self, head: Head, session: Session, now: float) -> Caller | Refusal:
+        """Identify the caller, from the session where the same credential is presented again."""
+        authorization = head.get(b"authorization")
+        api_key = head.get(b"x-api-key")
+        known = session.caller
+        same = known is not None and authorization == session.authorization and api_key == session.api_key
+        if same and not self._identity.reads_headers:
+            assert known is not None
+            return known
+        session.address = address = self._address(head, session)
+        if same and known is not None and known.address == address:
+            return known
+        key = None
+        if not self._open:
+            presented = presented_key(head)
+            outcome = self._logins.check(self._keys, presented, address, now)
+            if type(outcome) is Refusal:
+                session.caller = None
+                return outcome
+            key = outcome
+        assert key is None or isinstance(key, ApiKey)
+        caller = Caller(address, key, tuple(_partition(rule, address, key) for rule in self._policy.limits))
+        session.authorization, session.api_key, session.caller = authorization, api_key, caller
+        return caller
+
+    def _stray(self, method: bytes, path: bytes, head: Head, caller: Caller, now: float) -> Refusal:
+        """Refuse a request for what is not there. Strays are counted like missing keys: scanning is not free."""
+        if self._check_host and not _host_is_local(head):
+            return Refusal(
+                "forbidden",
+                "This guard asks nobody for a key, so it hears only requests addressed to an IP address or to "
+                "localhost. Configure a key to use other names.",
+                ErrorStyle.OPENAI,
+                "unknown",
+            )
+        limited = self._logins.stray(caller.address, now)
+        if limited is not None:
+            return limited
+        allow = self._dialect.allowed(path)
+        if allow:
+            return Refusal(
+                "method_not_allowed",
+                "This route does not take that method.",
+                ErrorStyle.OPENAI,
+                "unknown",
+                allow=allow,
+            )
+        return Refusal(
+            "not_found", "There is no such route, or it is not open.", ErrorStyle.OPENAI, "unknown"
+        )
+
+    def _forbidden(self, route: Route, caller: Caller) -> Refusal | None:
+        routes = self._policy.routes
+        rule = routes.state if route.kind is RouteClass.STATE else routes.management
+        if rule == "admin" and caller.key is not None and caller.key.admin:
+            return None
+        message = "This route is closed." if rule == "deny" else "This route needs an admin key."
+        return Refusal("forbidden", message, route.errors, route.name)
+
+    def _check_size(self, form: Form, route: Route, asked: Asked) -> None:
+        generation = self._policy.generation
+        if asked.prompt_chars > generation.max_prompt:
+            raise BadRequest(
+                f"The prompt is {asked.prompt_chars} characters long; at most {generation.max_prompt} are allowed."
+            )
+        if route.kind is RouteClass.INFERENCE:
+            if asked.choices > generation.max_choices:
+                raise BadRequest(
+                    f"The request asks for {asked.choices} answers at once; at most {generation.max_choices} "
+                    "are allowed (n × prompts)."
+                )
+            if asked.prompt_chars == 0 and not generation.allow_empty_prompt:
+                raise BadRequest("The prompt is empty.")
+        elif asked.inputs > generation.max_inputs:
+            raise BadRequest(
+                f"The request has {asked.inputs} inputs; at most {generation.max_inputs} are allowed."
+            )
+
+    @staticmethod
+    def _refuse(visit: Visit, kind: str, message: str, param: str | None = None) -> Refusal:
+        return Refusal(kind, message, visit.route.errors, visit.route.name, param)
+
+
+def _wait(standing: Standing) -> float:
+    return standing.reset
+
+
+def _partition(rule: LimitRule, address: str, key: ApiKey | None) -> PartitionKey | None:
+    """Name whom `rule` counts for this caller; None where the rule does not apply to it."""
+    if rule.per == "address":
+        return ("address", address)
+    if rule.per == "everyone":
+        return "everyone"
+    if key is not None:
+        return ("key", key.name)
+    return ("address", address) if rule.per == "client" else None
+
+
+def _host_is_local(head: Head) -> bool:
+    """Tell whether the Host header names an IP address or localhost, so that no foreign web page can have sent it."""
+    host = head.get(b"host")
+    if host is None:
+        return True  # HTTP/1.0, which no browser speaks
+    name = host[: host.rfind(b"]") + 1] if host.startswith(b"[") else host.partition(b":")[0]
+    return name.startswith(b"[") or name == b"localhost" or name.replace(b".", b"").isdigit()
+
+
+def read_json(body: bytes) -> Any:
+    """Read a JSON value from the server; None where there is none."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None

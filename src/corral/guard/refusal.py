@@ -1,0 +1,106 @@
+"""What the guard answers when it serves a request itself: refusals, in the client's dialect."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from corral.dialects.errors import render, status_for
+from corral.dialects.model import ErrorStyle, Problem
+from corral.engine.decision import Standing
+from corral.guard.quota_headers import QuotaHeaders
+from corral.policy.model import LimitRule
+
+REASONS = {
+    200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found",
+    405: b"Method Not Allowed", 408: b"Request Timeout", 413: b"Content Too Large", 415: b"Unsupported Media Type",
+    429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
+    501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
+    529: b"Site Overloaded",
+}  # fmt: skip
+
+
+class Answer(NamedTuple):
+    """A rendered refusal: its status, and the bytes before and after the lines that differ from answer to answer."""
+
+    status: int
+    start: bytes
+    rest: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Refusal:
+    """A request that is not served, and why.
+
+    `retry_after` in seconds, None where coming back does not help; `standing` the limit that refused, if one did;
+    `allow` the methods for a 405. Once rendered, the answers are kept with it: a flood is refused with one refusal.
+    """
+
+    kind: str
+    message: str
+    style: ErrorStyle
+    route: str
+    param: str | None = None
+    retry_after: float | None = None
+    standing: Standing | None = None
+    allow: tuple[bytes, ...] = ()
+    kept: Answer | None = None
+    closing: Answer | None = None
+
+
+class RefusalWriter:
+    """Renders refusals in the client's dialect."""
+
+    def __init__(self, limits: Sequence[LimitRule], quota_headers: QuotaHeaders) -> None:
+        self._quota_headers = quota_headers
+        self._rules = {rule.name: rule for rule in limits}
+
+    def render(self, refusal: Refusal, *, close: bool) -> Answer:
+        """Render `refusal`: the head up to the lines that the caller adds (Date, X-Request-Id), then the rest."""
+        answer = refusal.closing if close else refusal.kept
+        if answer is None:
+            answer = self._render(refusal, close=close)
+            if close:
+                refusal.closing = answer
+            else:
+                refusal.kept = answer
+        return answer
+
+    def _render(self, refusal: Refusal, *, close: bool) -> Answer:
+        retry = None if refusal.retry_after is None else max(1, math.ceil(refusal.retry_after))
+        status = status_for(refusal.kind, refusal.style)
+        message, detail = self._explain(refusal, retry)
+        body = render(Problem(status, refusal.kind, message, refusal.param), refusal.style, detail=detail)
+        lines = [b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)]
+        if retry is not None:
+            lines.append(b"Retry-After: %d\r\n" % retry)
+        if refusal.standing is not None:
+            lines.append(
+                self._quota_headers.lines(refusal.standing._replace(remaining=0, reset=float(retry or 1)))
+            )
+        if status == 401:
+            lines.append(b'WWW-Authenticate: Bearer realm="corral"\r\n')
+        if refusal.allow:
+            lines.append(b"Allow: " + b", ".join(refusal.allow) + b"\r\n")
+        if close:
+            lines.append(b"Connection: close\r\n")
+        lines.append(b"\r\n" + body)
+        return Answer(status, b"HTTP/1.1 %d %s\r\n" % (status, REASONS[status]), b"".join(lines))
+
+    def _explain(self, refusal: Refusal, retry: int | None) -> tuple[str, dict[str, object] | None]:
+        standing = refusal.standing
+        if standing is None or refusal.message:
+            return refusal.message, None
+        rule = self._rules.get(standing.name)
+        whose = {
+            "client": "this client",
+            "address": "this address",
+            "key": "this key",
+            "everyone": "all clients",
+        }
+        owner = whose[rule.per] if rule else "this address"
+        message = (
+            f"Rate limit reached for {owner}: at most {standing.quota} requests in {standing.window:g} seconds "
+            f'(limit "{standing.name}"). Please try again in {retry} seconds.'
+        )
+        return message, {"violated-policies": [standing.name]}

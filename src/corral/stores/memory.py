@@ -1,0 +1,96 @@
+"""Counts in this process: exact, and gone with it."""
+
+from collections.abc import Sequence
+
+from corral.engine.algorithm import SECOND
+from corral.engine.clients import Clients
+from corral.engine.decision import Admit, Charge, Decision, Deny, PartitionKey, Reservation, Standing
+from corral.engine.limit import Limit
+
+_new = tuple.__new__
+"""Builds a named tuple in 0.1 µs; calling its class takes 0.35 µs."""
+
+
+class MemoryStore:
+    """Keeps at most `capacity` clients for each limit; `seed` makes the sharing of overflow cells unpredictable."""
+
+    def __init__(self, limits: Sequence[Limit], *, capacity: int = 100_000, seed: bytes = b"corral") -> None:
+        self._limits = tuple(limits)
+        self._clients = tuple(Clients(limit.algorithm, capacity, seed) for limit in limits)
+        self._rows = [
+            (index, limit.algorithm.ask, clients, limit.name, limit.algorithm.amount, limit.algorithm.window)
+            for index, (limit, clients) in enumerate(zip(self._limits, self._clients, strict=True))
+        ]
+        self._latest = 0
+
+    def __len__(self) -> int:
+        return sum(len(clients) for clients in self._clients)
+
+    @property
+    def overflowed(self) -> int:
+        """How many requests were counted in a shared cell, for want of room for an entry of their own."""
+        return sum(clients.overflowed for clients in self._clients)
+
+    def take(self, keys: Sequence[PartitionKey | None], now: float, cost: int = 1) -> Decision:
+        """Charge every limit, or none; see `Store.take`. A clock that runs backwards stands still here."""
+        at = int(now * SECOND)
+        if at < self._latest:
+            at = self._latest
+        else:
+            self._latest = at
+        charges = []
+        violated = None
+        least = 2.0
+        tightest = None
+        for key, row in zip(keys, self._rows, strict=True):
+            if key is None:
+                continue
+            index, ask, clients, name, amount, window = row
+            owner, state = key, clients.young.get(key)
+            if state is None or at >= clients.rotate_at:
+                owner, state = clients.find(key, at)
+            after, remaining, wait = ask(state, at, cost)
+            if after is None:
+                standing = _new(Standing, (name, amount, window, 0, wait / SECOND))
+                violated = (standing,) if violated is None else (*violated, standing)
+            elif violated is None:
+                charges.append(_new(Charge, (index, owner, after)))
+                if remaining / amount < least:
+                    least = remaining / amount
+                    tightest = (name, amount, window, remaining, wait / SECOND)
+        if violated is not None:
+            return Deny(violated, violated[0].reset if len(violated) == 1 else max(v.reset for v in violated))
+        for index, owner, after in charges:
+            self._clients[index].put(owner, after)
+        return Admit(
+            _new(Reservation, (tuple(charges), cost)), None if tightest is None else _new(Standing, tightest)
+        )
+
+    def give_back(self, reservation: Reservation, now: float) -> None:
+        """Undo a charge; see `Store.give_back`."""
+        at = max(int(now * SECOND), self._latest)
+        for index, owner, charged in reservation.charges:
+            clients = self._clients[index]
+            state = clients.current(owner)
+            if state is not None:
+                clients.put(
+                    owner, self._limits[index].algorithm.give_back(state, charged, at, reservation.cost)
+                )
+
+    def peek(self, keys: Sequence[PartitionKey | None], now: float) -> tuple[Standing, ...]:
+        """Tell how each limit that applies stands; see `Store.peek`."""
+        at = max(int(now * SECOND), self._latest)
+        standings = []
+        for limit, clients, key in zip(self._limits, self._clients, keys, strict=True):
+            if key is None:
+                continue
+            algorithm = limit.algorithm
+            _, state = clients.find(key, at)
+            after, remaining, wait = algorithm.ask(state, at, 1)
+            if after is not None:
+                remaining += 1
+                wait = 0 if state is None or not algorithm.is_live(state, at) else wait
+            standings.append(
+                Standing(limit.name, algorithm.amount, algorithm.window, remaining, wait / SECOND)
+            )
+        return tuple(standings)
