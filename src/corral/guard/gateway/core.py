@@ -1,0 +1,161 @@
+"""What all connections of a guard share: the pipeline, the places, the pool, the clock, and where records go."""
+
+import asyncio
+import secrets
+import time
+from email.utils import formatdate
+from itertools import count
+
+from corral.dialects.model import Route, Usage
+from corral.engine.admission import Admission, Refused, Running
+from corral.guard.access_log import AccessLog
+from corral.guard.gateway.exchange import Exchange
+from corral.guard.gateway.upstream import UpstreamPool
+from corral.guard.gateway.health import Health
+from corral.guard.metrics import Metrics
+from corral.guard.pipeline import Pipeline
+from corral.guard.quota_headers import QuotaHeaders
+from corral.guard.record import Finished
+from corral.guard.refusal import RefusalWriter
+from corral.policy.model import Policy
+
+
+class Core:
+    """The shared state of one guard. Lives on one event loop, and is used by it alone."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        pipeline: Pipeline,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        access_log: AccessLog | None,
+        metrics: Metrics | None,
+    ) -> None:
+        self.policy = policy
+        self.pipeline = pipeline
+        self.loop = loop
+        self.now = loop.time
+        self.pool = UpstreamPool(policy.upstream, loop)
+        self.health = Health(self.pool)
+        self.quota_headers = QuotaHeaders(policy.limits)
+        self.refusals = RefusalWriter(policy.limits, self.quota_headers)
+        self.admission: Admission[Exchange] = Admission(
+            policy.concurrency.max_running, policy.concurrency.max_waiting, policy.concurrency.max_wait
+        )
+        self.draining = False
+        self.date = b""
+        self._log = access_log.record if access_log is not None else None
+        self._count = metrics.finished if metrics is not None else None
+        self._prefix = secrets.token_hex(4)
+        self._numbers = count(1)
+        self._heads: dict[Route, bytes] = {}
+        self.tick()
+
+    def tick(self) -> None:
+        """Renew what changes once a second."""
+        self.date = f"Date: {formatdate(usegmt=True)}\r\n".encode()
+
+    def new_request_id(self) -> str:
+        """Name a request: unlike any other of this guard, and of any other guard."""
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+    def request_head(self, route: Route, length: int) -> bytes:
+        """Write the head of the request to the server. No byte of it comes from the client."""
+        start = self._heads.get(route)
+        if start is None:
+            upstream = self.policy.upstream
+            start = b"%b %b HTTP/1.1\r\nHost: %b\r\nAccept: */*\r\n" % (
+                route.method,
+                route.path,
+                self.pool.host_header,
+            )
+            if upstream.api_key:
+                start += b"Authorization: Bearer %b\r\n" % upstream.api_key.encode()
+            self._heads[route] = start
+        if route.method == b"GET":
+            return start + b"\r\n"
+        return b"%bContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (start, length)
+
+    # places
+
+    def enter(self, exchange: Exchange, now: float) -> None:
+        """Ask for a place for `exchange`: it runs now, waits, or is refused."""
+        outcome = self.admission.enter(exchange, now)
+        if isinstance(outcome, Running):
+            exchange.run()
+        elif isinstance(outcome, Refused):
+            exchange.refuse_place(outcome.retry_after)
+
+    def leave(self, exchange: Exchange) -> None:
+        """Free the place of `exchange`, or its place in the queue; whoever is next runs."""
+        if exchange.visit.needs_place:
+            for following in self.admission.abandon(exchange, self.now()):
+                following.run()
+
+    def expire(self, now: float) -> None:
+        """End what has waited too long: for a place, for the server's health, or idle towards the server."""
+        for exchange in self.admission.expire(now):
+            exchange.refuse_place(self.admission.expected_wait())
+        self.health.expire(now)
+        self.pool.prune(now)
+
+    def connect(self, exchange: Exchange) -> None:
+        """Open a connection to the server for `exchange`."""
+        self.pool.connect(exchange.connected)
+
+    # records
+
+    def finished(
+        self,
+        exchange: Exchange,
+        ending: str,
+        status: int,
+        refused: str,
+        usage: Usage | None,
+        *,
+        queued_at: float,
+        place_at: float,
+        first_byte: float,
+        sent: int,
+    ) -> None:
+        """Record a request that has ended."""
+        visit = exchange.visit
+        now = self.now()
+        prompt, completion, compute = usage if usage is not None else (None, None, None)
+        asked = visit.asked
+        self.record(
+            Finished(
+                exchange.wall,
+                exchange.request_id,
+                visit.caller.key.name if visit.caller.key is not None else "",
+                visit.caller.address,
+                visit.route.method.decode(),
+                visit.route.name,
+                status,
+                refused,
+                "",
+                asked.stream if asked is not None else False,
+                max(0.0, (place_at or now) - queued_at) if queued_at else 0.0,
+                max(0.0, first_byte - exchange.arrived) if first_byte else 0.0,
+                now - exchange.arrived,
+                exchange.bytes_in,
+                sent,
+                -1 if prompt is None else prompt,
+                -1 if completion is None else completion,
+                -1.0 if compute is None else compute,
+                ending,
+            )
+        )
+
+    def record(self, finished: Finished) -> None:
+        """Hand a record to the log and to the metrics."""
+        if self._log is not None:
+            self._log(finished)
+        if self._count is not None:
+            self._count(finished)
+
+    @staticmethod
+    def wall_clock() -> float:
+        """Return the time of day, in seconds since the epoch, for records."""
+        return time.time()

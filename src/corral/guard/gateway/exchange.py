@@ -1,0 +1,301 @@
+"""One admitted request: its wait for a place, its trip to the server, and the relay of the answer."""
+
+import math
+from typing import TYPE_CHECKING, Protocol
+
+from corral.dialects.model import RouteClass, Usage
+from corral.dialects.streams import last_usage
+from corral.guard.gateway.upstream import UpstreamConnection
+from corral.guard.pipeline import Visit, read_json
+from corral.guard.refusal import REASONS, Refusal
+
+if TYPE_CHECKING:
+    from corral.guard.gateway.core import Core
+
+_TAIL = 64 * 1024
+"""How much of a stream's end is kept, in bytes: llama-server's last event repeats the prompt."""
+
+_WHOLE = 1024 * 1024
+"""The longest plain answer that is kept, in bytes, to read its usage from."""
+
+_RETRY_WHILE_LOADING = 2
+
+
+class Client(Protocol):
+    """What an exchange needs of the connection whose request it is."""
+
+    http10: bool
+    head_only: bool
+    keep_alive: bool
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the answer."""
+
+    def refuse(self, refusal: Refusal) -> int:
+        """Send a refusal as the answer. Returns the status."""
+
+    def exchange_ended(self, *, reusable: bool) -> None:
+        """The answer is complete, or cut where `reusable` is false."""
+
+    def expect_by(self, deadline: float) -> None:
+        """Call `Exchange.timed_out` unless a later deadline is set before."""
+
+
+class Exchange:
+    """One request between admission and settlement. `end` is reached exactly once, on every path."""
+
+    __slots__ = (
+        "_answer_length", "_body", "_chunked", "_client", "_connection", "_core", "_ended", "_first_byte", "_head_sent",
+        "_kept", "_kept_size", "_last", "_out", "_place_at", "_queued_at", "_request", "_retried", "_sent", "_status",
+        "_stream", "arrived", "bytes_in", "request_id", "visit", "wall",
+    )  # fmt: skip
+
+    def __init__(
+        self, core: "Core", client: Client, visit: Visit, *, request_id: str, arrived: float, wall: float
+    ) -> None:
+        self._core = core
+        self._client = client
+        self.visit = visit
+        self.request_id = request_id
+        self.arrived = arrived
+        self.wall = wall
+        self.bytes_in = 0
+        self._last = arrived + core.policy.bounds.total_timeout
+        self._request = b""
+        self._body = b""
+        self._connection: UpstreamConnection | None = None
+        self._queued_at = 0.0
+        self._place_at = 0.0
+        self._first_byte = 0.0
+        self._ended = False
+        self._retried = False
+        self._head_sent = False
+        self._chunked = False
+        self._stream = False
+        self._status = 0
+        self._answer_length: int | None = None
+        self._out: list[bytes] = []
+        self._sent = 0
+        self._kept: list[bytes] = []
+        self._kept_size = 0
+
+    def start(self, body: bytes) -> None:
+        """Go on to the server, or queue for a place there. `body` is what the pipeline made of the client's."""
+        core = self._core
+        self._request = core.request_head(self.visit.route, len(body)) + body
+        now = self._queued_at = core.now()
+        if self.visit.needs_place:
+            core.enter(self, now)
+        else:
+            self.run()
+
+    def run(self) -> None:
+        """Have a place: send the request."""
+        self._place_at = self._core.now()
+        connection = self._core.pool.idle()
+        if connection is not None:
+            self._send(connection)
+            return
+        self._client.expect_by(self._last)
+        self._core.connect(self)
+
+    def connected(self, connection: UpstreamConnection | None, reason: str) -> None:
+        """Take the connection that was asked for, or hear why there is none."""
+        if self._ended:
+            if connection is not None:
+                connection.abandon()
+        elif connection is None:
+            self._fail("upstream_unavailable", reason)
+        else:
+            self._send(connection)
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        self._wait(self._core.policy.upstream.first_byte_timeout)
+        connection.send(self, self._request)
+
+    def _wait(self, seconds: float) -> None:
+        self._client.expect_by(min(self._core.now() + seconds, self._last))
+
+    # the answer, as the server sends it
+
+    def answer_began(self, status: int, content_type: bytes, length: int | None) -> None:
+        """Write the answer's head anew: nothing of the server's own head passes but its status and its type."""
+        self._first_byte = self._core.now()
+        self._status = status
+        self._answer_length = length
+        if status == 401:
+            self._abandon_connection()
+            self._fail("upstream_unavailable", "the server does not accept the guard's own key")
+            return
+        client = self._client
+        self._stream = content_type.startswith(b"text/event-stream")
+        out = [b"HTTP/1.1 %d %s\r\n" % (status, REASONS.get(status, b"Answer")), self._core.date]
+        if content_type:
+            out.append(b"Content-Type: %s\r\n" % content_type)
+        if length is not None:
+            out.append(b"Content-Length: %d\r\n" % length)
+        elif status in (204, 304):
+            pass
+        elif client.http10:
+            client.keep_alive = False
+        else:
+            self._chunked = True
+            out.append(b"Transfer-Encoding: chunked\r\n")
+        if not client.keep_alive:
+            out.append(b"Connection: close\r\n")
+        if status == 503:
+            out.append(b"Retry-After: %d\r\n" % _RETRY_WHILE_LOADING)
+        out.append(b"X-Request-Id: %b\r\n" % self.request_id.encode())
+        out.append(self._core.quota_headers.lines(self.visit.standing))
+        asked = self.visit.asked
+        if asked is not None and self.visit.route.kind is RouteClass.INFERENCE:
+            out.append(b"X-Corral-Max-Tokens: %d\r\n" % self._core.pipeline.cap(asked))
+        out.append(b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\r\n")
+        self._out = out
+        self._chunked = self._chunked and not client.head_only
+
+    def answer_body(self, data: bytes) -> None:
+        """Collect a piece of the body."""
+        if self._client.head_only:
+            return
+        size = len(data)
+        self._sent += size
+        if self._chunked:
+            self._out.append(b"%x\r\n%b\r\n" % (size, data))
+        else:
+            self._out.append(data)
+        self._kept.append(data)
+        self._kept_size += size
+        if self._kept_size > _WHOLE or (self._stream and self._kept_size > 2 * _TAIL):
+            self._trim()
+
+    def _trim(self) -> None:
+        """Keep a stream's tail; of a plain answer too long to be read for its usage, nothing."""
+        if self._stream:
+            tail = b"".join(self._kept)[-_TAIL:]
+            self._kept, self._kept_size = [tail], len(tail)
+        else:
+            self._kept.clear()
+            self._kept_size = 0
+
+    def answer_flush(self) -> None:
+        """Send what one read brought, in one write."""
+        if self._ended or not self._out:
+            return
+        connection = self._connection
+        if self._sent > self._core.policy.upstream.max_answer:
+            self._abandon_connection()
+            self._cut("upstream-failed")
+            return
+        if connection is None or self._answer_length is None or self._sent < self._answer_length:
+            self._wait(self._core.policy.upstream.idle_timeout)
+        self._head_sent = True
+        data = b"".join(self._out)
+        self._out.clear()
+        self._client.write(data)
+
+    def answer_ended(self) -> None:
+        """Finish the answer and settle."""
+        self._connection = None
+        if self._chunked:
+            self._out.append(b"0\r\n\r\n")
+        if self._out:
+            self._head_sent = True
+            self._client.write(b"".join(self._out))
+            self._out.clear()
+        self._end("answered", self._status)
+        self._client.exchange_ended(reusable=self._client.keep_alive)
+
+    def answer_failed(self, reason: str, *, untouched: bool) -> None:
+        """Try once more where an idle connection turned out to be closed; else say what went wrong."""
+        self._connection = None
+        if self._ended:
+            return
+        if untouched and not self._retried:
+            self._retried = True
+            self._core.connect(self)
+        elif self._head_sent:
+            self._cut("upstream-failed")
+        else:
+            self._fail("upstream_unavailable", reason)
+
+    # endings that are not the server's
+
+    def pause(self) -> None:
+        """Stop reading from the server: the client does not keep up."""
+        if self._connection is not None:
+            self._connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._connection is not None:
+            self._connection.transport.resume_reading()
+
+    def refuse_place(self, retry_after: float) -> None:
+        """No place: too many wait already, or this one waited too long. The client's quota is given back."""
+        self._core.pipeline.give_back(self.visit, self._core.now())
+        route = self.visit.route
+        message = f"All places are taken and the queue is full. Please try again in {math.ceil(retry_after)} seconds."
+        self._refuse(
+            Refusal("overloaded", message, route.errors, route.name, retry_after=retry_after), "refused"
+        )
+
+    def timed_out(self) -> None:
+        """The deadline has passed: give the slot up."""
+        self._abandon_connection()
+        if self._head_sent:
+            self._cut("timed-out")
+        else:
+            self._fail("upstream_timeout", "the server took too long to answer", "timed-out")
+
+    def client_left(self) -> None:
+        """Cancel everything at once: nobody reads the answer."""
+        if not self._ended:
+            self._abandon_connection()
+            self._end("client-left", self._status if self._head_sent else 0)
+
+    def _fail(self, kind: str, reason: str, ending: str = "upstream-failed") -> None:
+        if ending == "upstream-failed":
+            self._core.pipeline.give_back(self.visit, self._core.now())
+        route = self.visit.route
+        self._refuse(
+            Refusal(kind, f"No answer: {reason}.", route.errors, route.name, retry_after=2.0), ending
+        )
+
+    def _refuse(self, refusal: Refusal, ending: str) -> None:
+        if self._ended:
+            return
+        self._out.clear()
+        status = self._client.refuse(refusal)
+        self._end(ending, status, refusal.kind)
+        self._client.exchange_ended(reusable=self._client.keep_alive)
+
+    def _cut(self, ending: str) -> None:
+        """End an answer that has begun: the framing stays incomplete, so that the client can tell."""
+        if not self._ended:
+            self._end(ending, self._status)
+            self._client.exchange_ended(reusable=False)
+
+    def _abandon_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon()
+
+    def _end(self, ending: str, status: int, refused: str = "") -> None:
+        self._ended = True
+        self._core.leave(self)
+        usage = self._usage() if status == 200 else None
+        self._core.finished(self, ending, status, refused, usage, place_at=self._place_at,
+                            queued_at=self._queued_at, first_byte=self._first_byte, sent=self._sent)  # fmt: skip
+        self._kept.clear()
+
+    def _usage(self) -> Usage | None:
+        form = self.visit.route.form
+        if form is None or not self._kept or self.visit.route.kind is RouteClass.TOKENISE:
+            return None
+        whole = self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
+        if self._stream:
+            return last_usage(form, whole[-_TAIL:])
+        answer = read_json(whole)
+        return form.usage(answer) if isinstance(answer, dict) else None

@@ -1,0 +1,84 @@
+"""Whether the inference server is well: asked at most once a second, however often the guard is."""
+
+from collections.abc import Callable
+
+from corral.guard.gateway.upstream import UpstreamConnection, UpstreamPool
+
+_FRESH = 1.0
+_PATIENCE = 5.0
+
+
+class Health:
+    """Answers `/health` for the server. A flood of questions costs it one request a second."""
+
+    def __init__(self, pool: UpstreamPool) -> None:
+        self._pool = pool
+        self._status = 0
+        self._asked_at = float("-inf")
+        self._answered_at = float("-inf")
+        self._asking = False
+        self._waiting: list[Callable[[int], None]] = []
+        self._connection: UpstreamConnection | None = None
+
+    def ask(self, now: float, answer: Callable[[int], None]) -> None:
+        """Call `answer` with the server's status: 200 is well, 503 loading, 0 not reachable. Perhaps at once."""
+        if now - self._answered_at < _FRESH:
+            answer(self._status)
+            return
+        self._waiting.append(answer)
+        if not self._asking:
+            self._asking = True
+            self._asked_at = now
+            connection = self._pool.idle()
+            if connection is not None:
+                self._connected(connection, "")
+            else:
+                self._pool.connect(self._connected)
+
+    def expire(self, now: float) -> None:
+        """Give up on a server that does not answer."""
+        if self._asking and now - self._asked_at > _PATIENCE:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.abandon()
+            self._settle(0)
+
+    def _connected(self, connection: UpstreamConnection | None, _reason: str) -> None:
+        if connection is None:
+            self._settle(0)
+            return
+        self._connection = connection
+        connection.send(self, b"GET /health HTTP/1.1\r\nHost: %b\r\n\r\n" % self._pool.host_header)
+
+    def _settle(self, status: int) -> None:
+        self._asking = False
+        self._status = status
+        self._answered_at = self._pool.now()
+        waiting, self._waiting = self._waiting, []
+        for answer in waiting:
+            answer(status)
+
+    # the server's answer
+
+    def answer_began(self, status: int, content_type: bytes, length: int | None) -> None:  # noqa: ARG002  # protocol
+        """Note the status."""
+        self._status = status
+
+    def answer_body(self, data: bytes) -> None:
+        """Pass over the body."""
+
+    def answer_flush(self) -> None:
+        """Nothing is kept."""
+
+    def answer_ended(self) -> None:
+        """Tell all who wait."""
+        self._connection = None
+        self._settle(self._status)
+
+    def answer_failed(self, reason: str, *, untouched: bool) -> None:  # noqa: ARG002  # protocol
+        """Tell all who wait, or ask once more on a new connection."""
+        self._connection = None
+        if untouched:
+            self._pool.connect(self._connected)
+        else:
+            self._settle(0)

@@ -1,0 +1,82 @@
+"""Who may connect, and for how long: the open connections, their bounds, and the one tick that ends the overdue."""
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from corral.guard.gateway.connection import ClientConnection
+
+if TYPE_CHECKING:
+    from corral.guard.gateway.core import Core
+
+TICK = 0.25
+"""Seconds between looks at the deadlines: a timer for each request would cost more than all of them together."""
+
+
+class Listener:
+    """Keeps the open connections of one guard."""
+
+    def __init__(self, core: "Core") -> None:
+        self._core = core
+        self._connections: set[ClientConnection] = set()
+        self._by_address: Counter[str] = Counter()
+        self._timer: asyncio.TimerHandle | None = None
+        self.turned_away = 0
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def connection(self) -> ClientConnection:
+        """Build the protocol for a new connection."""
+        return ClientConnection(self._core, self)
+
+    def opened(self, connection: ClientConnection, address: str) -> bool:
+        """Take a connection in; False where there are too many, in all or from its address."""
+        bounds = self._core.policy.bounds
+        if (
+            len(self._connections) >= bounds.max_connections
+            or self._by_address[address] >= bounds.max_connections_per_address
+        ):
+            self.turned_away += 1
+            return False
+        self._connections.add(connection)
+        self._by_address[address] += 1
+        return True
+
+    def closed(self, connection: ClientConnection, address: str) -> None:
+        """Forget a connection."""
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._by_address[address] -= 1
+            if self._by_address[address] <= 0:
+                del self._by_address[address]
+
+    def start(self) -> None:
+        """Begin to tick."""
+        self._timer = self._core.loop.call_later(TICK, self._tick)
+
+    def stop(self) -> None:
+        """Tick no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _tick(self) -> None:
+        core = self._core
+        now = core.now()
+        core.tick()
+        for connection in [c for c in self._connections if c.deadline <= now]:
+            connection.overdue()
+        core.expire(now)
+        self._timer = core.loop.call_later(TICK, self._tick)
+
+    async def drain(self, timeout: float) -> None:
+        """Let running requests finish, at most `timeout` seconds; then close what is left."""
+        self._core.draining = True
+        for connection in list(self._connections):
+            connection.drain()
+        end = self._core.now() + timeout
+        while self._connections and self._core.now() < end:
+            await asyncio.sleep(0.02)
+        for connection in list(self._connections):
+            connection.abort()
+        await asyncio.sleep(0)

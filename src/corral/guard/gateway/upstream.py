@@ -1,0 +1,259 @@
+"""Connections to the inference server: a keep-alive pool, and one answer at a time on each."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from corral.policy.model import Upstream
+
+_KEEP_ALIVE_SHARE = 0.6
+"""A server's idle connection is used for this share of the time it promises to keep it: a race less."""
+
+_DEFAULT_KEEP_ALIVE = 4.0
+"""Seconds for servers that promise nothing; llama-server closes after five."""
+
+
+class AnswerReader(Protocol):
+    """Who reads an answer. After `answer_ended` or `answer_failed` the connection calls no more."""
+
+    def answer_began(self, status: int, content_type: bytes, length: int | None) -> None:
+        """The head is there; `length` is None where the body's end will be found by its framing."""
+
+    def answer_body(self, data: bytes) -> None:
+        """A piece of the body is there."""
+
+    def answer_flush(self) -> None:
+        """All that one read brought has been handed over."""
+
+    def answer_ended(self) -> None:
+        """The answer is complete."""
+
+    def answer_failed(self, reason: str, *, untouched: bool) -> None:
+        """The connection broke; `untouched` if it was an idle one that had brought no byte of this answer."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to the server."""
+
+    def __init__(self, pool: "UpstreamPool") -> None:
+        self._pool = pool
+        self._parser = httptools.HttpResponseParser(self)
+        self._used = False
+        self._began = False
+        self._complete = False
+        self._poisoned = False
+        self._reusable = False
+        self._content_type = b""
+        self._length: int | None = None
+        self._chunked = False
+        self._keep_alive = _DEFAULT_KEEP_ALIVE
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self.reader: AnswerReader | None = None
+        self.expires = 0.0
+        self.requests_left = 1 << 30
+
+    def send(self, reader: AnswerReader, request: bytes) -> None:
+        """Send a whole request; `reader` gets the answer."""
+        self.reader = reader
+        self._began = False
+        self._complete = False
+        self.transport.write(request)
+
+    def abandon(self) -> None:
+        """Close at once: the server sees its client gone, and frees the slot."""
+        self.reader = None
+        self.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what the server sent. Bytes that no request asked for end the connection."""
+        reader = self.reader
+        if reader is None:
+            self.transport.abort()
+            return
+        self._began = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(f"the server's answer is not valid HTTP: {error.__context__ or error}")
+            return
+        if self.reader is not reader:
+            return
+        reader.answer_flush()
+        if self._complete:
+            self._end(reader)
+
+    def _end(self, reader: AnswerReader) -> None:
+        """Give the connection back before the reader is told: the next request may want it."""
+        self.reader = None
+        self._used = True
+        if self._reusable and not self._poisoned:
+            self._pool.give_back(self, self._keep_alive)
+        else:
+            self.transport.close()
+        reader.answer_ended()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the reader, if an answer was under way."""
+        self._pool.lost(self)
+        reader, self.reader = self.reader, None
+        if reader is None:
+            return
+        if self._began and exc is None and self._content_type and self._length is None and not self._chunked:
+            reader.answer_ended()
+        else:
+            reader.answer_failed("the server closed the connection", untouched=self._used and not self._began)
+
+    def _fail(self, reason: str) -> None:
+        reader, self.reader = self.reader, None
+        self.transport.abort()
+        if reader is not None:
+            reader.answer_failed(reason, untouched=False)
+
+    # llhttp's callbacks
+
+    def on_message_begin(self) -> None:
+        """Forget the answer before. A second answer to one request is nobody's: the connection is not used again."""
+        self._poisoned = self._complete
+        self._content_type = b""
+        self._length = None
+        self._chunked = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note the few headers that matter."""
+        name = name.lower()
+        if name == b"content-type":
+            self._content_type = value
+        elif name == b"content-length":
+            self._length = int(value)
+        elif name == b"transfer-encoding":
+            self._chunked = True
+        elif name == b"keep-alive":
+            self._note_keep_alive(value)
+
+    def _note_keep_alive(self, value: bytes) -> None:
+        for part in value.split(b","):
+            word, _, number = part.strip().partition(b"=")
+            with suppress(ValueError):
+                if word == b"timeout":
+                    self._keep_alive = int(number) * _KEEP_ALIVE_SHARE
+                elif word == b"max":
+                    self.requests_left = int(number)
+
+    def on_headers_complete(self) -> None:
+        """Hand the head over."""
+        status = self._parser.get_status_code()
+        if status >= 200 and self.reader is not None and not self._complete:
+            self.reader.answer_began(status, self._content_type, self._length)
+
+    def on_body(self, data: bytes) -> None:
+        """Hand a piece of the body over."""
+        if self.reader is not None and not self._complete:
+            self.reader.answer_body(data)
+
+    def on_message_complete(self) -> None:
+        """Note the end; an interim answer (1xx) ends nothing."""
+        if self._parser.get_status_code() >= 200:
+            self._complete = True
+            self._reusable = self._parser.should_keep_alive()
+
+
+class UpstreamPool:
+    """Keep-alive connections to one server. Most recently used first; at most `max_connections` are open at once."""
+
+    def __init__(self, upstream: Upstream, loop: asyncio.AbstractEventLoop) -> None:
+        self._upstream = upstream
+        self._loop = loop
+        self._idle: list[UpstreamConnection] = []
+        self._open: set[UpstreamConnection] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        parts = urlsplit(upstream.url)
+        self._socket = (
+            upstream.url.removeprefix("unix:").removeprefix("//") if parts.scheme == "unix" else None
+        )
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self.host_header = b"localhost" if self._socket else parts.netloc.rpartition("@")[2].encode()
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections to the server are open or being opened."""
+        return len(self._open) + len(self._opening)
+
+    def now(self) -> float:
+        """Return the loop's time, in seconds."""
+        return self._loop.time()
+
+    def idle(self) -> UpstreamConnection | None:
+        """Take an idle connection that the server will still know, if there is one."""
+        now = self._loop.time()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.expires > now and not connection.transport.is_closing():
+                return connection
+            connection.transport.abort()
+        return None
+
+    def connect(self, ready: Callable[[UpstreamConnection | None, str], None]) -> "asyncio.Task[None] | None":
+        """Open a connection; `ready` gets it, or None and the reason. Cancelling the task calls nobody."""
+        if self.open_connections >= self._upstream.max_connections:
+            ready(None, "all connections to the server are in use")
+            return None
+        task = self._loop.create_task(self._connect(ready))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return task
+
+    async def _connect(self, ready: Callable[[UpstreamConnection | None, str], None]) -> None:
+        def build() -> UpstreamConnection:
+            return UpstreamConnection(self)
+
+        try:
+            async with asyncio.timeout(self._upstream.connect_timeout):
+                if self._socket:
+                    _, connection = await self._loop.create_unix_connection(build, self._socket)
+                else:
+                    _, connection = await self._loop.create_connection(build, self._host, self._port)
+        except TimeoutError:
+            ready(None, "the server did not accept a connection in time")
+        except OSError as error:
+            ready(None, f"the server cannot be reached: {error.strerror or error}")
+        else:
+            self._open.add(connection)
+            ready(connection, "")
+
+    def give_back(self, connection: UpstreamConnection, keep_alive: float) -> None:
+        """Keep a connection for the next request, as long as the server promises to."""
+        connection.requests_left -= 1
+        if connection.requests_left <= 1:
+            connection.transport.close()
+            return
+        connection.expires = self._loop.time() + keep_alive
+        self._idle.append(connection)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """Forget a closed connection."""
+        self._open.discard(connection)
+        with suppress(ValueError):
+            self._idle.remove(connection)
+
+    def prune(self, now: float) -> None:
+        """Close idle connections whose time is over; each holds a thread of llama-server."""
+        for connection in [c for c in self._idle if c.expires <= now]:
+            connection.transport.abort()
+            self._idle.remove(connection)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for task in list(self._opening):
+            task.cancel()
+        for connection in list(self._open):
+            connection.transport.abort()
+        self._idle.clear()
+        await asyncio.sleep(0)

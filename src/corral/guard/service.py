@@ -1,0 +1,139 @@
+"""A guard, put together from a policy: what the command line starts and stops."""
+
+import asyncio
+import ssl
+from pathlib import Path
+
+from corral.dialects import dialect
+from corral.engine import limits_from
+from corral.errors import CorralError, PolicyError
+from corral.guard.access_log import AccessLog
+from corral.guard.gateway.core import Core
+from corral.guard.gateway.listener import Listener
+from corral.guard.logins import Logins
+from corral.guard.metrics import Metrics
+from corral.guard.pipeline import Pipeline
+from corral.policy.address import Endpoint, parse_endpoint
+from corral.policy.model import Policy
+from corral.stores.memory import MemoryStore
+
+
+class ListenError(CorralError):
+    """The address to listen on cannot be had."""
+
+    exit_code = 3
+
+
+class Guard:
+    """One guard in front of one inference server.
+
+    `policy.auth` must be resolved by the caller: "keys" with at least one key, or "none".
+    """
+
+    def __init__(
+        self, policy: Policy, *, access_log: AccessLog | None = None, metrics: Metrics | None = None
+    ) -> None:
+        if policy.auth == "keys" and not policy.keys:
+            raise PolicyError('auth is "keys", but no key is configured: add a [[keys]] entry.')
+        self._policy = policy
+        self._access_log = access_log
+        self._metrics = metrics
+        self._endpoint: Endpoint = parse_endpoint(policy.listen.address)
+        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
+        self._core: Core | None = None
+        self.address: tuple[str, int] = (self._endpoint.host, self._endpoint.port)
+
+    async def start(self) -> None:
+        """Listen. Raises ListenError where the address cannot be had, PolicyError for a bad certificate."""
+        policy = self._policy
+        loop = asyncio.get_running_loop()
+        store = MemoryStore(limits_from(policy.limits), capacity=policy.bounds.max_clients)
+        open_to_all = policy.auth != "keys"
+        pipeline = Pipeline(
+            policy,
+            dialect(policy.upstream.dialect),
+            store,
+            Logins(policy.max_failed_logins, capacity=policy.bounds.max_clients),
+            open_to_all=open_to_all,
+            check_host=open_to_all and self._endpoint.is_loopback,
+        )
+        core = self._core = Core(policy, pipeline, loop, access_log=self._access_log, metrics=self._metrics)
+        listener = self._listener = Listener(core)
+        try:
+            self._server = await loop.create_server(
+                listener.connection,
+                self._endpoint.host,
+                self._endpoint.port,
+                ssl=self._tls(),
+                backlog=1024,
+                ssl_handshake_timeout=policy.bounds.head_timeout if policy.listen.tls_certificate else None,
+            )
+        except OSError as error:
+            raise ListenError(
+                f"Cannot listen on {policy.listen.address}: {error.strerror or error}. "
+                "Choose another address with --listen."
+            ) from error
+        self.address = self._server.sockets[0].getsockname()[:2]
+        listener.start()
+        if self._metrics is not None:
+            self._register_gauges(self._metrics, core, listener, store)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        listen = self._policy.listen
+        if listen.tls_certificate is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            context.load_cert_chain(
+                Path(listen.tls_certificate), Path(listen.tls_key or listen.tls_certificate)
+            )
+        except (OSError, ssl.SSLError) as error:
+            raise PolicyError(
+                f"The TLS certificate {listen.tls_certificate} cannot be used: {error}. "
+                "listen.tls_certificate and listen.tls_key must be readable PEM files that belong together."
+            ) from error
+        return context
+
+    @staticmethod
+    def _register_gauges(metrics: Metrics, core: Core, listener: Listener, store: MemoryStore) -> None:
+        metrics.gauge(
+            "corral_running_requests", "Requests that hold a place.", lambda: core.admission.running
+        )
+        metrics.gauge(
+            "corral_waiting_requests", "Requests that wait for a place.", lambda: core.admission.waiting
+        )
+        metrics.gauge("corral_connections", "Open client connections.", lambda: len(listener))
+        metrics.gauge("corral_turned_away_connections", "Connections refused for their number so far.",
+                      lambda: listener.turned_away)  # fmt: skip
+        metrics.gauge("corral_upstream_connections", "Open connections to the server.",
+                      lambda: core.pool.open_connections)  # fmt: skip
+        metrics.gauge("corral_tracked_clients", "Clients that a limit keeps a count for.", lambda: len(store))
+
+    @property
+    def running(self) -> int:
+        """How many requests hold a place of the server."""
+        return self._core.admission.running if self._core else 0
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a place."""
+        return self._core.admission.waiting if self._core else 0
+
+    @property
+    def connections(self) -> int:
+        """How many client connections are open."""
+        return len(self._listener) if self._listener else 0
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Stop: no new connections; running requests get `timeout` seconds (the policy's if None) to finish."""
+        if self._server is None or self._listener is None or self._core is None:
+            return
+        self._server.close()
+        patience = self._policy.bounds.shutdown_timeout if timeout is None else timeout
+        await self._listener.drain(patience)
+        self._listener.stop()
+        await self._core.pool.close()
+        self._server = None

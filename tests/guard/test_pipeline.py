@@ -1,0 +1,258 @@
+"""Who is let in, how often, and with what body: seen from a socket."""
+
+import json
+import re
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+
+from corral.policy.model import ApiKey, Concurrency, Generation, Identity, LimitRule, Policy, Quota
+
+OPEN = Policy(auth="none")
+SECRET = "a-secret-key"
+
+
+def key(name: str, secret: str, *, admin: bool = False) -> ApiKey:
+    return ApiKey(name=name, sha256=sha256(secret.encode()).hexdigest(), admin=admin)
+
+
+KEYED = Policy(auth="keys", keys=(key("alice", SECRET), key("root", "an-admin-key", admin=True)))
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split()[1])
+
+
+def header(answer: bytes, name: str) -> str | None:
+    found = re.search(rb"(?im)^" + name.encode() + rb": (.*?)\r$", answer.partition(b"\r\n\r\n")[0] + b"\r\n")
+    return found[1].decode() if found else None
+
+
+def body(answer: bytes):
+    return json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+def get(path: str, headers: str = "") -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}\r\n".encode()
+
+
+def test_a_key_is_demanded_in_either_header(start_guard):
+    guard = start_guard(policy=KEYED)
+    missing = guard.exchange()
+    assert status(missing) == 401
+    assert body(missing)["error"]["message"].startswith("No API key was sent")
+    assert header(missing, "WWW-Authenticate")
+    assert status(guard.exchange(headers="Authorization: Bearer nonsense\r\n")) == 401
+    assert status(guard.exchange(headers=f"Authorization: Bearer {SECRET.upper()}\r\n")) == 401
+    assert status(guard.exchange(headers=f"Authorization: Basic {SECRET}\r\n")) == 401
+    assert status(guard.exchange(headers=f"Authorization: Bearer {SECRET}\r\n")) == 200
+    assert status(guard.exchange(headers=f"X-Api-Key: {SECRET}\r\n")) == 200
+    assert [seen.head.get("authorization") for seen in guard.server.seen] == [None, None]
+    assert all(SECRET not in str(record) for record in guard.settled(6))
+
+
+def test_the_servers_own_key_is_sent_in_the_clients_stead(start_guard):
+    policy = replace(KEYED, upstream=replace(KEYED.upstream, api_key="the-servers-key"))
+    guard = start_guard(policy=policy)
+    assert status(guard.exchange(headers=f"X-Api-Key: {SECRET}\r\n")) == 200
+    assert guard.server.seen[0].head["authorization"] == "bearer the-servers-key"
+
+
+def test_guessing_keys_is_limited_and_locks_out_nobody_who_was_let_in(start_guard):
+    guard = start_guard(policy=KEYED)
+    assert status(guard.exchange(headers=f"X-Api-Key: {SECRET}\r\n")) == 200
+    answers = [status(guard.exchange(headers=f"X-Api-Key: guess-{number}\r\n")) for number in range(15)]
+    assert answers == [401] * 10 + [429] * 5
+    unheard = guard.exchange(headers="X-Api-Key: an-admin-key\r\n")
+    assert status(unheard) == 429
+    assert int(header(unheard, "Retry-After") or 0) >= 1
+    assert status(guard.exchange(headers=f"X-Api-Key: {SECRET}\r\n")) == 200
+
+
+def test_requests_without_a_key_are_limited_but_lock_no_key_out(start_guard):
+    guard = start_guard(policy=KEYED)
+    answers = [status(guard.exchange()) for _ in range(15)]
+    assert answers == [401] * 10 + [429] * 5
+    assert status(guard.exchange(headers=f"X-Api-Key: {SECRET}\r\n")) == 200
+
+
+def test_the_quota_is_enforced_and_told(start_guard):
+    policy = replace(OPEN, limits=(LimitRule(name="client", quota=Quota(3, 60.0)),))
+    guard = start_guard(policy=policy)
+    answers = [guard.exchange() for _ in range(4)]
+    assert [status(answer) for answer in answers] == [200, 200, 200, 429]
+    assert [header(answer, "X-RateLimit-Remaining") for answer in answers] == ["2", "1", "0", "0"]
+    first, refused = answers[0], answers[-1]
+    assert header(first, "RateLimit-Policy") == '"client";q=3;w=60'
+    assert re.fullmatch(r'"client";r=2;t=\d+', header(first, "RateLimit") or "")
+    assert header(first, "x-ratelimit-limit-requests") == "3"
+    retry = int(header(refused, "Retry-After") or 0)
+    assert 1 <= retry <= 20
+    assert header(refused, "RateLimit") == f'"client";r=0;t={retry}'
+    error = body(refused)["error"]
+    assert error["code"] == "rate_limit_exceeded"
+    assert "at most 3 requests in 60 seconds" in error["message"]
+    assert error["violated-policies"] == ["client"]
+    record = guard.settled(4)[-1]
+    assert (record.refused, record.limit, record.status) == ("quota_exceeded", "client", 429)
+
+
+def test_clients_are_counted_apart_by_key(start_guard):
+    policy = replace(KEYED, limits=(LimitRule(name="client", quota=Quota(1, 60.0)),))
+    guard = start_guard(policy=policy)
+    assert status(guard.exchange(headers=f"X-Api-Key: {SECRET}\r\n")) == 200
+    assert status(guard.exchange(headers=f"X-Api-Key: {SECRET}\r\n")) == 429
+    assert status(guard.exchange(headers="X-Api-Key: an-admin-key\r\n")) == 200
+
+
+def test_a_forged_forwarded_header_buys_nothing(start_guard):
+    policy = replace(OPEN, limits=(LimitRule(name="client", quota=Quota(1, 60.0), per="address"),))
+    guard = start_guard(policy=policy)
+    assert status(guard.exchange(headers="X-Forwarded-For: 192.0.2.1\r\n")) == 200
+    assert status(guard.exchange(headers="X-Forwarded-For: 192.0.2.2\r\n")) == 429
+
+
+def test_a_trusted_proxy_is_believed_for_its_last_hop_only(start_guard):
+    policy = replace(
+        OPEN,
+        identity=Identity(trusted_proxies=("127.0.0.0/8",)),
+        limits=(LimitRule(name="client", quota=Quota(1, 60.0), per="address"),),
+    )
+    guard = start_guard(policy=policy)
+    assert status(guard.exchange(headers="X-Forwarded-For: 192.0.2.1\r\n")) == 200
+    assert status(guard.exchange(headers="X-Forwarded-For: 192.0.2.2\r\n")) == 200
+    assert status(guard.exchange(headers="X-Forwarded-For: 198.51.100.9, 192.0.2.2\r\n")) == 429
+    assert (
+        status(guard.exchange(headers="X-Forwarded-For: 198.51.100.9\r\nX-Forwarded-For: 192.0.2.2\r\n"))
+        == 429
+    )
+    assert [record.address for record in guard.settled(4)] == [
+        "192.0.2.1",
+        "192.0.2.2",
+        "192.0.2.2",
+        "192.0.2.2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nowhere",
+        "/V1/chat/completions",
+        "/v1/chat/completions/",
+        "//v1/chat/completions",
+        "/v1/%63hat/completions",
+    ],
+)
+def test_what_is_no_route_is_not_there(start_guard, path):
+    guard = start_guard()
+    assert status(guard.exchange(path=path)) == 404
+    assert guard.server.seen == []
+
+
+def test_a_wrong_method_is_told_the_right_one(start_guard):
+    answer = start_guard().send(get("/v1/chat/completions"))
+    assert status(answer) == 405
+    assert header(answer, "Allow") == "POST"
+
+
+@pytest.mark.parametrize("path", ["/slots", "/props", "/metrics"])
+def test_state_needs_an_admin_key(start_guard, path):
+    guard = start_guard(policy=KEYED)
+    assert status(guard.send(get(path))) == 401
+    assert status(guard.send(get(path, f"X-Api-Key: {SECRET}\r\n"))) == 403
+    assert status(guard.send(get(path, "X-Api-Key: an-admin-key\r\n"))) == 200
+    assert len(guard.server.seen) == 1
+    assert status(start_guard().send(get(path))) == 403
+
+
+@pytest.mark.parametrize(
+    "request_line", ["POST /props", "POST /lora-adapters", "POST /slots/0?action=erase", "POST /tools"]
+)
+def test_management_is_denied_to_everybody(start_guard, request_line):
+    guard = start_guard(policy=KEYED)
+    raw = (
+        f"{request_line} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Api-Key: an-admin-key\r\nConnection: close\r\n"
+        "Content-Length: 2\r\n\r\n{}"
+    )
+    assert status(guard.send(raw.encode())) in (403, 404, 405)
+    assert guard.server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [({}, 100), ({"max_tokens": -1}, 100), ({"max_tokens": 10**6}, 100), ({"max_tokens": 5}, 5),
+     ({"max_tokens": 1, "max_completion_tokens": 10**6}, 100), ({"max_tokens": 2**63}, 100)],
+)  # fmt: skip
+def test_the_maximum_is_clamped_and_told(start_guard, asked, sent):
+    guard = start_guard(policy=replace(OPEN, generation=Generation(max_tokens=100)))
+    answer = guard.exchange({"messages": [{"role": "user", "content": "hi"}]} | asked)
+    assert status(answer) == 200
+    assert header(answer, "X-Corral-Max-Tokens") == str(sent)
+    forwarded = guard.server.seen[0].json
+    assert [value for name, value in forwarded.items() if "token" in name or name == "n_predict"] == [sent]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"{", b"[]", b'"x"', b"nul", b'{"messages":"x"}', b'{"messages":[]}', b'{"messages":[{"role":"user"}]}',
+     b'{"messages":[{"role":"user","content":"  "}]}'[:-1], b'{"messages":[{"role":"user","content":"hi"}],"n":99}',
+     b'{"messages":[{"role":"user","content":"hi"}],"temperature":1e400}',
+     b'{"messages":[{"role":"user","content":"hi"}],"temperature":NaN}',
+     b'{"messages":[{"role":"user","content":"hi"}],"max_tokens":"many"}',
+     b'{"messages":[{"role":"user","content":"hi"}],"grammar":"root ::= root"}',
+     b'{"a":' * 50 + b"1" + b"}" * 50, b"\xff\xfe", b'{"messages":[{"role":"user","content":"' + b"x" * 40000 + b'"}]}'],
+)  # fmt: skip
+def test_a_bad_body_is_the_clients_fault_and_never_reaches_the_server(start_guard, raw):
+    guard = start_guard()
+    answer = guard.exchange(raw)
+    assert status(answer) == 400, answer
+    assert body(answer)["error"]["message"]
+    assert guard.server.seen == []
+    assert guard.guard.running == 0
+
+
+def test_a_repeated_key_is_forwarded_once(start_guard):
+    guard = start_guard()
+    guard.exchange(b'{"max_tokens":5,"messages":[{"role":"user","content":"hi"}],"max_tokens":7}')
+    assert guard.server.seen[0].body.count(b"max_tokens") == 1
+
+
+def test_a_web_page_cannot_use_an_open_guard(start_guard):
+    guard = start_guard()
+    chat = b'{"messages":[{"role":"user","content":"hi"}]}'
+    simple = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: https://evil.example\r\n"
+        b"Content-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(chat)
+    )
+    assert status(guard.send(simple + chat)) == 415
+    rebound = simple.replace(b"127.0.0.1", b"evil.example:8080").replace(b"text/plain", b"application/json")
+    assert status(guard.send(rebound + chat)) == 403
+    assert guard.server.seen == []
+
+
+def test_health_is_open_and_asks_the_server_once_for_many(start_guard):
+    guard = start_guard(policy=KEYED)
+    for _ in range(20):
+        answer = guard.send(get("/health"))
+        assert status(answer) == 200
+        assert body(answer) == {"status": "ok"}
+    assert len(guard.server.seen) <= 2
+
+
+def test_errors_speak_the_clients_dialect(start_guard):
+    guard = start_guard(policy=KEYED)
+    assert body(guard.exchange(path="/completion"))["error"]["code"] == 401
+    assert body(guard.exchange(path="/v1/chat/completions"))["error"]["code"] in (
+        "invalid_api_key",
+        "missing_api_key",
+    )
+    assert body(guard.exchange(path="/v1/messages"))["type"] == "error"
+
+
+def test_one_place_is_taken_at_a_time(start_guard):
+    guard = start_guard(policy=replace(OPEN, concurrency=Concurrency(max_running=1)))
+    for _ in range(5):
+        assert status(guard.exchange()) == 200
+    assert guard.guard.running == 0
