@@ -1,8 +1,8 @@
 """What a llama-server command line asks for, and which part of it is the guard's to do.
 
-The guard answers where the server would have: its host, port, certificate and keys become the guard's, and the server
-is left with a private socket. Three options that llama-server never had (`--rate-limit`, `--rate-window`,
-`--max-tokens`) are taken over wherever they stand. Everything else is passed on untouched.
+The guard answers where the server would have: its host, port, certificate and keys become the guard's, and
+the server is left with a private socket. Three options that llama-server never had (`--rate-limit`,
+`--rate-window`, `--max-tokens`) are taken over wherever they stand. Everything else is passed on untouched.
 """
 
 import re
@@ -68,9 +68,7 @@ _NOTED = {
     "--slot-save-path": "lets clients save and erase prompt caches; the guard denies /slots/N?action=",
     "--media-path": "lets requests read files of that folder by file:// addresses",
 }
-_DEFAULT_LENGTH = (
-    "sets a default that any request may exceed; the guard's --max-tokens is the cap and replaces it"
-)
+_DEFAULT_LENGTH = "is only a default that any request may exceed; the guard's --max-tokens is the cap"
 _NOTED |= dict.fromkeys(("-n", "--predict", "--n-predict"), _DEFAULT_LENGTH)
 _NOTED_ENVIRONMENT = {
     "LLAMA_ARG_TOOLS": "--tools",
@@ -91,10 +89,10 @@ _SERVER_NAME = re.compile(r"llama-server(?:[-.].+)?")
 class Launch:
     """How to start a server that only the guard can reach, and what its command line asked of the guard.
 
-    `program` and `arguments` are the child's, without what was taken over; `environ` is its whole environment. `host`,
-    `port`, `tls_certificate`, `tls_key`, `rate_limit` (requests), `rate_window` (seconds) and `max_tokens` are None
-    where nobody named them. `api_keys` are clear keys and never shown; `api_key_files` paths of files with one key a
-    line. `notices` are sentences for the person who starts it.
+    `program` and `arguments` are the child's, without what was taken over; `environ` is all its environment.
+    `host`, `port`, `tls_certificate`, `tls_key`, `rate_limit` (requests), `rate_window` (seconds) and
+    `max_tokens` are None where nobody named them. `api_keys` are clear keys and never shown; `api_key_files`
+    paths of files with one key a line. `notices` are sentences for the person who starts it.
     """
 
     program: str
@@ -112,19 +110,19 @@ class Launch:
     notices: tuple[str, ...] = ()
 
     def command(self, socket_path: str) -> list[str]:
-        """Spell the child's command line for a Unix socket; llama-server knows one by its name's end, `.sock`."""
+        """Spell the child's command line for a Unix socket, whose name must end in `.sock`."""
         return [self.program, *self.arguments, "--host", socket_path]
 
 
 def read_arguments(command: Sequence[str], environ: Mapping[str, str]) -> Launch:
     """Read the command that follows `--` in `corral run -- llama-server …`.
 
-    A value that is spelled like one of the options taken over is read as that option: llama-server's own list of which
-    options have values is not kept here.
+    A value that is spelled like one of the options taken over is read as that option: llama-server's own list
+    of which options have values is not kept here.
 
     Raises:
-        UsageError: there is no command, the program is not llama-server, a value is missing or wrong, or an option
-            would put the server where the guard cannot stand in front of it.
+        UsageError: there is no command, the program is not llama-server, a value is missing or wrong, or an
+            option would put the server where the guard cannot stand in front of it.
 
     """
     if not command:
@@ -132,8 +130,8 @@ def read_arguments(command: Sequence[str], environ: Mapping[str, str]) -> Launch
     program = command[0]
     if not _SERVER_NAME.fullmatch(PurePath(program).name):
         raise UsageError(
-            f"corral run can start llama-server only, and {program!r} is not it. Start the server yourself, on an "
-            "address that nobody else reaches, and guard it: corral guard http://127.0.0.1:8081"
+            f"corral run can start llama-server only, and {program!r} is not it. Start the server yourself, "
+            "on an address that nobody else reaches, and guard it: corral guard http://127.0.0.1:8081"
         )
     taken: dict[str, list[str]] = {}
     rest: list[str] = []
@@ -148,7 +146,7 @@ def read_arguments(command: Sequence[str], environ: Mapping[str, str]) -> Launch
         rest += words
     child_environ = _child_environment(environ, taken, noted)
     if not any(option == _ORIGINS_OPTION for option, _, _ in _options(rest)):
-        # Its default echoes any origin, with credentials. A variable and not an option: servers too old for it ignore it.
+        # Its default echoes any origin, with credentials. A variable: older servers ignore unknown ones.
         child_environ.setdefault(_ORIGINS_VARIABLE, "localhost")
     return Launch(
         program=program,
@@ -168,7 +166,7 @@ def read_arguments(command: Sequence[str], environ: Mapping[str, str]) -> Launch
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None, list[str]]]:
-    """Walk the words: each option's canonical name, its value if the guard takes it over, and the words as written."""
+    """Walk the words: each option's canonical name, its value if it is taken over, the words as written."""
     at = 0
     while at < len(words):
         word = words[at]

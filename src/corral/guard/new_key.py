@@ -14,13 +14,13 @@ _LENGTH = len(PREFIX) + _SECRET_LENGTH + _CHECKSUM_LENGTH
 
 
 def new_key() -> str:
-    """Make a key: `crl_`, 256 random bits in base 62, and a checksum; 53 characters, safe in URLs and shells."""
+    """Make a key: `crl_`, 256 random bits in base 62, a checksum: 53 characters, safe in URLs and shells."""
     body = PREFIX + _base62(secrets.randbits(256), _SECRET_LENGTH)
     return body + _checksum(body)
 
 
 def looks_like_key(text: str) -> bool:
-    """Say whether `text` is spelled as `new_key` spells keys, checksum included; a single typo makes it False.
+    """Say whether `text` is spelled as `new_key` spells keys, checksum included: one typo makes it False.
 
     Says nothing about whether anybody is let in with it.
     """
