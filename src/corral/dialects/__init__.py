@@ -1,0 +1,14 @@
+"""What each inference API speaks."""
+
+from corral.dialects.llamacpp import LLAMACPP
+from corral.dialects.openai import OPENAI
+from corral.dialects.table import TableDialect
+
+DIALECTS: tuple[TableDialect, ...] = (LLAMACPP, OPENAI)
+
+_BY_NAME = {known.name: known for known in DIALECTS}
+
+
+def dialect(name: str) -> TableDialect:
+    """Find a dialect by the name that the policy gives it."""
+    return _BY_NAME[name]

@@ -1,0 +1,154 @@
+"""Reading single fields of a body, strictly."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from corral.dialects.model import BadRequest, Usage
+
+MAXIMA = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens", "num_predict")
+"""Every name under which some server takes the most tokens to generate; llama-server honours the first three anywhere."""
+
+TOKEN_CHARS = 4
+"""Characters that a prompt's token id counts as."""
+
+
+def whole(name: str, value: Any) -> int:
+    """Read a whole number; 5.0 is one, True and "5" are none."""
+    if type(value) is int:
+        return value
+    if type(value) is float and value.is_integer():
+        return int(value)
+    raise BadRequest(f"{name} must be a whole number.", name)
+
+
+def maximum(body: Mapping[str, Any]) -> int | None:
+    """Read the most tokens asked for, under whatever names: the largest counts, and a negative one is infinite."""
+    most: int | None = None
+    for name in MAXIMA:
+        value = body.get(name)
+        if value is None:
+            continue
+        number = whole(name, value)
+        if number < 0:
+            return None
+        if most is None or number > most:
+            most = number
+    return most
+
+
+def set_maximum(body: dict[str, Any], name: str, most: int) -> None:
+    """Write `most` under `name`, and remove every other name for it."""
+    for alias in MAXIMA:
+        body.pop(alias, None)
+    body[name] = most
+
+
+def copies(body: Mapping[str, Any]) -> int:
+    """Read how many answers are asked for to each prompt: n, n_cmpl and best_of, the largest of them."""
+    most = 1
+    for name in ("n", "n_cmpl", "best_of"):
+        value = body.get(name)
+        if value is not None:
+            number = whole(name, value)
+            if number < 1:
+                raise BadRequest(f"{name} must be at least 1.", name)
+            most = max(most, number)
+    return most
+
+
+def flag(body: Mapping[str, Any], name: str) -> bool:
+    """Read a boolean; absent and null are false."""
+    value = body.get(name)
+    if value is None:
+        return False
+    if value is True or value is False:
+        return bool(value)
+    raise BadRequest(f"{name} must be true or false.", name)
+
+
+def model(body: Mapping[str, Any]) -> str | None:
+    """Read the model's name, if one is given."""
+    value = body.get("model")
+    if value is None or type(value) is str:
+        return value
+    raise BadRequest("model must be a string.", "model")
+
+
+def text(body: Mapping[str, Any], name: str) -> str:
+    """Read a string; absent and null are empty."""
+    value = body.get(name)
+    if value is None:
+        return ""
+    if type(value) is str:
+        return value
+    raise BadRequest(f"{name} must be a string.", name)
+
+
+def count_text(value: Any) -> int:
+    """Count the characters of every string in a JSON value, blank ones as none; numbers count as tokens."""
+    kind = type(value)
+    if kind is str:
+        return len(value) if value.strip() else 0
+    if kind is dict:
+        return sum(map(count_text, value.values()))
+    if kind is list:
+        return sum(map(count_text, value))
+    return TOKEN_CHARS if kind is int or kind is float else 0
+
+
+def count_prompts(name: str, value: Any) -> tuple[int, int]:
+    """Count the prompts in a prompt field and their characters.
+
+    A prompt is a string, a list of token ids, a list of token ids and strings mixed, or an object with a string in
+    `prompt_string`; the field holds one, or a list of them.
+    """
+    if value is None:
+        return 1, 0
+    if type(value) is list:
+        if value and all(type(part) is int for part in value):
+            return 1, TOKEN_CHARS * len(value)
+        if any(type(part) is int for part in value) and all(type(part) in (int, str) for part in value):
+            return 1, count_text(value)
+        return max(1, len(value)), sum(_one_prompt(name, part) for part in value)
+    return 1, _one_prompt(name, value)
+
+
+def _one_prompt(name: str, value: Any) -> int:
+    kind = type(value)
+    if kind is str or kind is dict:
+        return count_text(value)
+    if kind is list and all(type(part) in (int, str) for part in value):
+        return count_text(value)
+    raise BadRequest(f"{name} must be a string, a list of token ids, or a list of such prompts.", name)
+
+
+def number_or_none(value: Any) -> int | None:
+    """Read a count that a server reports; what is none is not there."""
+    return value if type(value) is int and value >= 0 else None
+
+
+def compute_time(answer: Mapping[str, Any]) -> float | None:
+    """Read llama-server's `timings`: prompt and generation time together, in milliseconds."""
+    timings = answer.get("timings")
+    if type(timings) is not dict:
+        return None
+    spent = [timings.get(name) for name in ("prompt_ms", "predicted_ms")]
+    known = [float(value) for value in spent if isinstance(value, int | float) and value >= 0]
+    return sum(known) if known else None
+
+
+def reported(answer: Mapping[str, Any], prompt: Iterable[str], completion: str) -> Usage | None:
+    """Read an OpenAI-like `usage` object, where `prompt` fields add up, and llama-server's timings beside it."""
+    usage = answer.get("usage")
+    compute = compute_time(answer)
+    if type(usage) is not dict:
+        if compute is None:
+            return None
+        timings = answer["timings"]
+        read = number_or_none(timings.get("prompt_n"))
+        cached = number_or_none(timings.get("cache_n")) or 0
+        return Usage(
+            None if read is None else read + cached, number_or_none(timings.get("predicted_n")), compute
+        )
+    parts = [number for number in (number_or_none(usage.get(name)) for name in prompt) if number is not None]
+    return Usage(sum(parts) if parts else None, number_or_none(usage.get(completion)), compute)

@@ -1,0 +1,38 @@
+"""A dialect as a table of exact paths."""
+
+from collections.abc import Iterable
+
+from corral.dialects.model import ErrorStyle, Form, Route, RouteClass
+
+
+def route(
+    name: str, kind: RouteClass, method: str, *paths: str, form: Form | None = None, errors: ErrorStyle = ErrorStyle.OPENAI
+) -> tuple[Route, tuple[bytes, ...]]:
+    """Describe a route and its aliases; the first path is what the server is sent."""
+    encoded = tuple(path.encode() for path in paths)
+    return Route(name, kind, method.encode(), encoded[0], form, errors), encoded
+
+
+class TableDialect:
+    """Finds routes by exact method and path. What is not in the table is unknown, however alike it looks."""
+
+    def __init__(self, name: str, routes: Iterable[tuple[Route, tuple[bytes, ...]]]) -> None:
+        self.name = name
+        self._routes: dict[tuple[bytes, bytes], Route] = {}
+        for described, paths in routes:
+            for path in paths:
+                if (described.method, path) in self._routes:
+                    raise ValueError(f"{name}: {described.method.decode()} {path.decode()} stands twice in the table")
+                self._routes[described.method, path] = described
+
+    def match(self, method: bytes, path: bytes) -> Route | None:
+        """Find a route; see `Dialect.match`."""
+        return self._routes.get((method, path))
+
+    def allowed(self, path: bytes) -> tuple[bytes, ...]:
+        """List the methods of a path; see `Dialect.allowed`."""
+        return tuple(sorted(method for method, known in self._routes if known == path))
+
+    def routes(self) -> tuple[tuple[bytes, bytes, Route], ...]:
+        """List every (method, path, route), for documentation and tests."""
+        return tuple((method, path, found) for (method, path), found in self._routes.items())
