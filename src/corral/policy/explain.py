@@ -1,0 +1,91 @@
+"""What a policy will do, in words."""
+
+from collections.abc import Iterator
+
+from corral.policy.address import parse_endpoint
+from corral.policy.model import Policy
+from corral.policy.notation import describe_duration, describe_quota, describe_size
+
+
+def asks_for_keys(policy: Policy) -> bool:
+    """Tell whether the guard will ask for a key: `auth`, with "auto" resolved by what is configured."""
+    if policy.auth == "auto":
+        behind_proxy = bool(policy.identity.trusted_proxies)
+        return bool(policy.keys) or behind_proxy or not parse_endpoint(policy.listen.address).is_loopback
+    return policy.auth == "keys"
+
+
+def explain(policy: Policy) -> list[str]:
+    """Say what the guard will do, a sentence each."""
+    return [*_doors(policy), *_limits(policy), *_requests(policy)]
+
+
+def _doors(policy: Policy) -> Iterator[str]:
+    tls = "with TLS" if policy.listen.tls_certificate else "without TLS"
+    yield f"Listens on {policy.listen.address}, {tls}, and guards {policy.upstream.url} ({policy.upstream.dialect})."
+    if not asks_for_keys(policy):
+        yield "Asks nobody for a key: whoever can reach the address is let in."
+    elif policy.keys:
+        yield f"Lets in who presents one of {len(policy.keys)} keys: {', '.join(key.name for key in policy.keys)}."
+    else:
+        yield "Lets in who presents a key; as none is configured, one is made at start and shown once."
+    if asks_for_keys(policy):
+        yield f"An address may fail {describe_quota(policy.max_failed_logins).replace('requests', 'times')}."
+    if policy.identity.trusted_proxies:
+        proxies = ", ".join(policy.identity.trusted_proxies)
+        yield f"Believes {policy.identity.header} from {proxies}, and from nobody else."
+    for name, rule in (("State routes (/slots, /props, /metrics)", policy.routes.state),
+                       ("Routes that change the server", policy.routes.management)):  # fmt: skip
+        yield f"{name} are open to admin keys only." if rule == "admin" else f"{name} are closed."
+
+
+def _limits(policy: Policy) -> Iterator[str]:
+    who = {
+        "client": "Each client (its key, or its address without one)",
+        "address": "Each address (IPv6: each /64)",
+        "key": "Each key",
+        "everyone": "All clients together",
+    }
+    for limit in policy.limits:
+        if limit.algorithm == "window":
+            how = "counted from the first request; all come back when the time is over"
+        else:
+            burst = limit.burst if limit.burst is not None else limit.quota.amount
+            how = f"at most {burst:,} at once; they come back one by one"
+        yield f'{who[limit.per]} may make {describe_quota(limit.quota)} (limit "{limit.name}"), {how}.'
+    if not policy.limits:
+        yield "No request quotas apply."
+    places = policy.concurrency
+    yield (
+        f"At most {places.max_running:,} requests run at once; {places.max_waiting:,} may wait up to "
+        f"{describe_duration(places.max_wait)} for their turn; the next are refused with 503."
+    )
+
+
+def _requests(policy: Policy) -> Iterator[str]:
+    generation = policy.generation
+    yield (
+        f"An answer has at most {generation.max_tokens:,} tokens; a request that asks for more, or does not say, "
+        "gets that many."
+    )
+    body = describe_size(policy.bounds.max_body)
+    yield f"A prompt has at most {generation.max_prompt:,} characters, a body at most {body}."
+    if generation.grammar:
+        yield "Clients may send grammars."
+
+
+def warnings(policy: Policy) -> list[str]:
+    """Say what is allowed but unwise, a sentence each."""
+    found = []
+    loopback = parse_endpoint(policy.listen.address).is_loopback
+    if not asks_for_keys(policy) and not loopback:
+        found.append(f"Anybody who can reach {policy.listen.address} may use the model: auth is \"none\".")
+    if asks_for_keys(policy) and not loopback and not policy.listen.tls_certificate:
+        found.append("Keys travel in the clear: listen.tls_certificate is not set. Put TLS here or in front.")
+    if not policy.limits:
+        found.append("No limits are configured: one client can take the server from all others.")
+    if policy.generation.grammar:
+        found.append("generation.grammar is on: grammars from clients have crashed llama.cpp.")
+    if policy.routes.management == "admin":
+        found.append("Admin keys can load and change models through the guard (routes.management).")
+    return found

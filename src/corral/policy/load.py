@@ -1,0 +1,219 @@
+"""From a file, the environment and flags to a typed policy.
+
+Precedence: defaults < file < environment < flags. Every error names where the wrong value stands, and what to write.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from corral.errors import PolicyError
+from corral.policy.model import ApiKey, Policy, Quota
+from corral.policy.notation import parse_duration, parse_quota, parse_size
+from corral.policy.positions import find_lines
+from corral.policy.rules import check
+
+ENVIRONMENT_KEY = "CORRAL_API_KEY"
+_NOT_SETTINGS = frozenset((ENVIRONMENT_KEY, "CORRAL_LLAMA_SERVER"))
+
+KeyPath = tuple[str | int, ...]
+
+
+class Source:
+    """Where the values of one policy came from, for messages."""
+
+    def __init__(self, name: str, lines: Mapping[KeyPath, int], flags: Mapping[str, str]) -> None:
+        self._name = name
+        self._lines = lines
+        self._flags = flags
+
+    def error(self, path: KeyPath, message: str) -> PolicyError:
+        """Build the error for the value at `path`."""
+        dotted = dotted_name(path)
+        if dotted in self._flags:
+            return PolicyError(f"{self._flags[dotted]}: {message}")
+        line = self._lines.get(path) or next(
+            (self._lines[path[:size]] for size in range(len(path) - 1, 0, -1) if path[:size] in self._lines), None
+        )
+        where = f"{self._name}, line {line}" if line else self._name
+        return PolicyError(f"{where}: {dotted}: {message}" if dotted else f"{where}: {message}")
+
+
+def dotted_name(path: KeyPath) -> str:
+    """Write a path as people do: limits[0].quota."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def load_policy(
+    path: Path | None = None,
+    *,
+    text: str | None = None,
+    overrides: Mapping[str, object] | None = None,
+    flags: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Policy:
+    """Load a policy from `path` (or `text`), the environment and flags; from nothing at all, the defaults.
+
+    `overrides` maps "section.key" to a value in the file's notation; `flags` maps the same names to what the flag is
+    called, for messages.
+
+    Raises:
+        PolicyError: something is wrong; the message names the file, the key and the line, and what to write.
+
+    """
+    name = str(path) if path is not None else "the policy"
+    if text is None:
+        text = _read(path) if path is not None else ""
+    table = _parse(name, text)
+    named = dict(flags or {})
+    for variable, value in sorted((environ or {}).items()):
+        if variable.startswith("CORRAL_") and variable not in _NOT_SETTINGS:
+            key = _setting_of(variable)
+            _put(table, key, _typed(key, value))
+            named[key] = f"the environment's {variable}"
+    for key, given in (overrides or {}).items():
+        _put(table, key, given)
+        named.setdefault(key, key)
+    source = Source(name, find_lines(text), named)
+    policy: Policy = _build(Policy, table, (), source)
+    policy = _with_environment_key(policy, (environ or {}).get(ENVIRONMENT_KEY))
+    for problem_path, message in check(policy):
+        raise source.error(problem_path, message)
+    return policy
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PolicyError(f"{path} does not exist. `corral init {path}` writes one.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path} cannot be read: {error}") from error
+
+
+def _parse(name: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyError(f"{name}: this is not valid TOML: {error}") from error
+
+
+def _setting_of(variable: str) -> str:
+    """Find the setting that an environment variable names: CORRAL_LISTEN_ADDRESS is listen.address."""
+    known: dict[str, str] = {}
+    hints = get_type_hints(Policy)
+    for section in fields(Policy):
+        kind = hints[section.name]
+        if is_dataclass(kind) and kind is not Quota:
+            known.update({f"CORRAL_{section.name}_{f.name}".upper(): f"{section.name}.{f.name}" for f in fields(kind)})
+        elif get_origin(kind) is not tuple:
+            known[f"CORRAL_{section.name}".upper()] = section.name
+    if variable in known:
+        return known[variable]
+    near = get_close_matches(variable, known, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise PolicyError(f"The environment's {variable} is no setting of Corral.{hint}")
+
+
+def _typed(key: str, value: str) -> object:
+    """Give an environment variable's text the type that its setting wants, where that is no text."""
+    kind: Any = Policy
+    for part in key.split("."):
+        kind = get_type_hints(kind)[part]
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if bool in options and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if int in options or float in options:
+        try:
+            return int(value)
+        except ValueError:
+            return value
+    if get_origin(kind) is tuple:
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _put(table: dict[str, Any], key: str, value: object) -> None:
+    section, dot, name = key.partition(".")
+    if not dot:
+        table[section] = value
+    elif isinstance(table.setdefault(section, {}), dict):
+        table[section][name] = value
+
+
+def _build(kind: type[Any], table: object, path: KeyPath, source: Source) -> Any:
+    """Build the dataclass `kind` from a TOML table."""
+    if not isinstance(table, dict):
+        raise source.error(path, f"this must be a table, written as [{dotted_name(path)}].")
+    hints = get_type_hints(kind)
+    known = {known.name: known for known in fields(kind)}
+    for name in table:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f'Did you mean "{near[0]}"?' if near else f"Known here: {', '.join(known)}."
+            raise source.error((*path, name), f"there is no such setting. {hint}")
+    values = {}
+    for name, described in known.items():
+        if name in table:
+            values[name] = _convert(hints[name], described, table[name], (*path, name), source)
+        elif described.default is MISSING and described.default_factory is MISSING:
+            raise source.error((*path, name), f"this is missing. {described.metadata['help']}")
+    return kind(**values)
+
+
+def _convert(kind: Any, described: Field[Any], value: object, path: KeyPath, source: Source) -> Any:
+    """Convert one TOML value to the type that its setting has."""
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        kind = next(option for option in get_args(kind) if option is not NoneType)
+        origin = get_origin(kind)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise source.error(path, "this must be a list.")
+        (inner, _) = get_args(kind)
+        return tuple(_convert(inner, described, item, (*path, index), source) for index, item in enumerate(value))
+    if origin is Literal:
+        options = get_args(kind)
+        if value not in options:
+            raise source.error(path, f"{value!r} is not known here. Write {_either(options)}.")
+        return value
+    if kind is not Quota and is_dataclass(kind):
+        return _build(kind, value, path, source)  # type: ignore[arg-type]  # a class, as get_type_hints gives it
+    try:
+        return _scalar(kind, described.metadata.get("unit", ""), value)
+    except PolicyError as error:
+        raise source.error(path, str(error)) from None
+
+
+def _scalar(kind: Any, unit: str, value: object) -> object:
+    if kind is Quota:
+        return parse_quota(value)
+    if kind is float:
+        return parse_duration(value)
+    if kind is int and unit == "bytes":
+        return parse_size(value)
+    if type(value) is kind:
+        return value
+    wanted = {int: "a whole number, as 10", bool: "true or false", str: 'a text in quotes, as "…"'}[kind]
+    raise PolicyError(f"this must be {wanted}, not {type(value).__name__}.")
+
+
+def _either(options: tuple[object, ...]) -> str:
+    return " or ".join(f'"{option}"' for option in options)
+
+
+def _with_environment_key(policy: Policy, secret: str | None) -> Policy:
+    if not secret:
+        return policy
+    key = ApiKey(name="environment", sha256=sha256(secret.encode()).hexdigest())
+    if any(known.sha256.lower() == key.sha256 for known in policy.keys):
+        return policy
+    return replace(policy, keys=(*policy.keys, key))

@@ -1,0 +1,140 @@
+"""What a policy may not say, though each of its values is well formed: contradictions, and limits that cannot apply."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from ipaddress import ip_network
+from urllib.parse import urlsplit
+
+from corral.errors import PolicyError
+from corral.policy.address import parse_endpoint
+from corral.policy.model import Policy
+
+KeyPath = tuple[str | int, ...]
+Rule = Callable[[Policy], Iterator[tuple[KeyPath, str]]]
+"""Yields the path of each value that is wrong, and what to write instead."""
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def check(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
+    """Apply every rule, in order."""
+    for rule in RULES:
+        yield from rule(policy)
+
+
+def _limits_apply(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
+    for index, limit in enumerate(policy.limits):
+        here: KeyPath = ("limits", index)
+        if limit.quota.unit != "requests":
+            yield (*here, "quota"), f"quotas of {limit.quota.unit} cannot be applied yet; write one of requests."
+        if not _NAME.fullmatch(limit.name):
+            yield (*here, "name"), f'"{limit.name}" is no name: use letters, digits, "-" and "_", 64 at most.'
+        if limit.algorithm == "window" and limit.burst is not None:
+            yield (*here, "burst"), 'a "window" limit has no burst; remove it, or write algorithm = "gcra".'
+        if limit.burst is not None and limit.burst < 1:
+            yield (*here, "burst"), "a burst lets at least 1 request through."
+        if limit.per == "key" and policy.auth == "none":
+            yield (*here, "per"), 'nobody has a key where auth is "none"; write "address" or "client".'
+    for name, count in Counter(limit.name for limit in policy.limits).items():
+        if count > 1:
+            index = max(i for i, limit in enumerate(policy.limits) if limit.name == name)
+            yield ("limits", index, "name"), f'two limits are called "{name}"; give each a name of its own.'
+    if policy.max_failed_logins.unit != "requests":
+        yield ("max_failed_logins",), 'this counts requests; write it as "10/minute".'
+
+
+def _keys_are_hashes(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
+    for index, key in enumerate(policy.keys):
+        if not _SHA256.fullmatch(key.sha256):
+            yield ("keys", index, "sha256"), (
+                "this must be the key's SHA-256, 64 hexadecimal digits: printf %s \"$KEY\" | sha256sum"
+            )
+        if not _NAME.fullmatch(key.name):
+            yield ("keys", index, "name"), 'use letters, digits, "-" and "_", 64 at most.'
+    for attribute in ("name", "sha256"):
+        values = [getattr(key, attribute).lower() for key in policy.keys]
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                yield ("keys", index, attribute), f"another key has the same {attribute}."
+    if policy.auth == "none" and policy.keys:
+        yield ("auth",), 'with auth = "none" the configured keys would never be asked for; write auth = "keys".'
+
+
+def _addresses_parse(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
+    endpoints = {}
+    for path, text in ((("listen", "address"), policy.listen.address), (("admin", "listen"), policy.admin.listen)):
+        if text is not None:
+            try:
+                endpoints[path] = parse_endpoint(text)
+            except PolicyError as error:
+                yield path, str(error)
+    listen, admin = endpoints.get(("listen", "address")), endpoints.get(("admin", "listen"))
+    if listen is not None and listen == admin and listen.port:
+        yield ("admin", "listen"), "this is the address that the guard itself listens on; choose another port."
+    for index, network in enumerate(policy.identity.trusted_proxies):
+        try:
+            ip_network(network)
+        except ValueError as error:
+            yield ("identity", "trusted_proxies", index), f'{error}; write a network as "10.0.0.0/8".'
+
+
+def _upstream_can_be_reached(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
+    url = policy.upstream.url
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        if not (parts.path or parts.netloc):
+            yield ("upstream", "url"), 'name the socket, as "unix:/run/llama.sock".'
+    elif parts.scheme == "https":
+        yield ("upstream", "url"), "the guard speaks plain HTTP to the server; write http://, on a network you trust."
+    elif parts.scheme != "http" or not parts.hostname:
+        yield ("upstream", "url"), f'"{url}" is no server: write "http://host:port" or "unix:/path/to.sock".'
+    elif parts.path not in ("", "/") or parts.query:
+        yield ("upstream", "url"), "write the server's address alone, without a path: the guard knows the routes."
+    try:
+        _ = parts.port
+    except ValueError:
+        yield ("upstream", "url"), f'"{url}" has no valid port.'
+
+
+def _tls_is_whole(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
+    listen = policy.listen
+    if (listen.tls_certificate is None) != (listen.tls_key is None):
+        missing = "tls_key" if listen.tls_key is None else "tls_certificate"
+        yield ("listen", missing), "a certificate and its key belong together; write both."
+
+
+_AT_LEAST: tuple[tuple[str, str, float], ...] = (
+    ("concurrency", "max_running", 1), ("concurrency", "max_waiting", 0), ("concurrency", "max_wait", 0.001),
+    ("generation", "max_tokens", 1), ("generation", "max_prompt", 1), ("generation", "max_choices", 1),
+    ("generation", "max_inputs", 1), ("generation", "max_logprobs", 0), ("generation", "max_logit_bias", 0),
+    ("generation", "max_schema", 0), ("generation", "max_schema_depth", 1),
+    ("bounds", "max_head", 512), ("bounds", "max_headers", 8), ("bounds", "max_body", 1), ("bounds", "max_depth", 4),
+    ("bounds", "head_timeout", 0.1), ("bounds", "body_timeout", 0.1), ("bounds", "idle_timeout", 0.1),
+    ("bounds", "write_timeout", 0.1), ("bounds", "total_timeout", 0.1), ("bounds", "max_connections", 1),
+    ("bounds", "max_connections_per_address", 1), ("bounds", "max_clients", 1),
+    ("upstream", "connect_timeout", 0.1), ("upstream", "first_byte_timeout", 0.1), ("upstream", "idle_timeout", 0.1),
+    ("upstream", "max_connections", 1), ("upstream", "max_answer", 1024),
+)  # fmt: skip
+
+
+def _numbers_are_sane(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
+    for section, name, least in _AT_LEAST:
+        if getattr(getattr(policy, section), name) < least:
+            yield (section, name), f"this must be at least {least:g}."
+    if policy.upstream.max_connections < policy.concurrency.max_running:
+        yield ("upstream", "max_connections"), (
+            f"{policy.concurrency.max_running} requests may run at once (concurrency.max_running), so the guard needs "
+            "at least as many connections to the server."
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    _limits_apply,
+    _keys_are_hashes,
+    _addresses_parse,
+    _upstream_can_be_reached,
+    _tls_is_whole,
+    _numbers_are_sane,
+)

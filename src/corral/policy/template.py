@@ -1,0 +1,92 @@
+"""The commented corral.toml that `corral init` writes, made from the model itself."""
+
+from dataclasses import MISSING, Field, fields, is_dataclass
+from textwrap import wrap
+from typing import Any, get_args, get_origin, get_type_hints
+
+from corral.policy.model import ApiKey, LimitRule, Policy, Quota
+from corral.policy.notation import describe_quota
+
+_HEAD = """\
+# How Corral guards an inference server. Every setting stands here with its default; remove the "#" to change one.
+# `corral check` validates this file and says in words what it will do.
+"""
+
+_EXAMPLE_KEY = ApiKey(name="alice", sha256="0" * 64)
+
+
+def template() -> str:
+    """Write the file: every setting, commented out, with its help and its default."""
+    hints = get_type_hints(Policy)
+    tops: list[str] = []
+    sections: list[str] = []
+    default = Policy()
+    for described in fields(Policy):
+        value = getattr(default, described.name)
+        kind = hints[described.name]
+        if described.name == "limits":
+            sections.append(_array("limits", described, LimitRule, value))
+        elif described.name == "keys":
+            sections.append(_array("keys", described, ApiKey, (_EXAMPLE_KEY,)))
+        elif is_dataclass(kind) and kind is not Quota:
+            sections.append(_section(described.name, value))
+        else:
+            tops.append(_setting(described, value))
+    return "\n".join([_HEAD, *tops, *sections])
+
+
+def _comment(text: str) -> str:
+    return "".join(f"# {line}\n" for line in wrap(text, 108))
+
+
+def _setting(described: Field[Any], value: object) -> str:
+    unit = described.metadata["unit"]
+    help_text = described.metadata["help"] + (f" In {unit}." if unit else "")
+    shown = literal(value) if value is not None else f"{_placeholder(described)}"
+    return f"{_comment(help_text)}#{described.name} = {shown}\n"
+
+
+def _placeholder(described: Field[Any]) -> str:
+    return '""' if described.metadata["unit"] == "" else "0"
+
+
+def _section(name: str, value: Any) -> str:
+    body = "\n".join(_setting(described, getattr(value, described.name)) for described in fields(value))
+    return f"\n[{name}]\n{body}"
+
+
+def _array(name: str, described: Field[Any], kind: type[Any], values: tuple[Any, ...]) -> str:
+    lines = [f"\n{_comment(described.metadata['help'])}"]
+    lines += [_comment(f"{inner.name}: {inner.metadata['help']}") for inner in fields(kind)]
+    for value in values:
+        lines.append(f"#[[{name}]]\n")
+        for inner in fields(kind):
+            given = getattr(value, inner.name)
+            if given is not None and (inner.default is MISSING or given != inner.default or name == "limits"):
+                lines.append(f"#{inner.name} = {literal(given)}\n")
+    return "".join(lines)
+
+
+def literal(value: object) -> str:
+    """Write a value as TOML does."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Quota):
+        return f'"{describe_quota(value).replace(",", "")}"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(literal(item) for item in value) + "]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) if isinstance(value, int) else f'"{value}"'
+
+
+def kind_name(kind: Any) -> str:
+    """Name a setting's type for people."""
+    origin = get_origin(kind)
+    if origin is tuple:
+        return f"list of {kind_name(get_args(kind)[0])}"
+    options = get_args(kind)
+    if options:
+        return " or ".join(kind_name(option) if isinstance(option, type) else f'"{option}"' for option in options)
+    return {str: "text", int: "whole number", float: "duration", bool: "true or false", Quota: "quota",
+            type(None): "absent"}.get(kind, getattr(kind, "__name__", str(kind)))  # fmt: skip
