@@ -26,11 +26,14 @@ class Gcra:
         amount = self.amount
         now *= amount
         interval = self._interval
-        after = (now if state is None or state < now else state) + cost * interval
-        room = self._tolerance - (after - now)
+        if state is None or state < now:
+            state = now
+        state += interval if cost == 1 else cost * interval
+        ahead = state - now
+        room = self._tolerance - ahead
         if room < 0:
             return None, 0, -(room // amount) if cost <= self.burst else self.horizon
-        return after, room // interval, (after - now) // amount
+        return state, room // interval, ahead // amount
 
     def give_back(self, state: int, charged: int, now: int, cost: int) -> int | None:
         """Undo a charge; see `Algorithm.give_back`.

@@ -42,12 +42,12 @@ class Logins:
         if key is not None and (address, key.name) in self._let_in:
             self._let_in.move_to_end((address, key.name))
             return key
-        partition = (("address", address),)
-        standing = self._wrong.peek(partition, now)[0]
+        who = self._wrong.bind((address,))
+        standing = self._wrong.peek(who, now)[0]
         if standing.remaining <= 0:
             return _refusal("too_many_failed_logins", _TOO_MANY, max(1.0, standing.window / standing.quota))
         if key is None:
-            self._wrong.take(partition, now)
+            self._wrong.take(who, now)
             return _refusal("invalid_api_key", "The API key is not valid.")
         self._let_in[(address, key.name)] = None
         if len(self._let_in) > _REMEMBERED:
@@ -56,7 +56,7 @@ class Logins:
 
     def stray(self, address: str, now: float) -> Refusal | None:
         """Count a request without a key, or for no known route; a refusal once there are too many."""
-        decision = self._strays.take((("address", address),), now)
+        decision = self._strays.take(self._strays.bind((address,)), now)
         if type(decision) is Deny:
             return _refusal("too_many_failed_logins", _TOO_MANY, decision.retry_after)
         return None

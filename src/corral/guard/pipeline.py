@@ -6,7 +6,7 @@ body is read. There is no I/O here: the gateway and the middleware doors call th
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -19,22 +19,30 @@ from corral.guard.identity import Identity
 from corral.guard.logins import Logins
 from corral.guard.refusal import Refusal
 from corral.policy.model import ApiKey, LimitRule, Policy
-from corral.stores import Store
+from corral.stores import Binding, Store
 
 Head = Mapping[bytes, bytes]
-
-_REMEMBERED = 4096
 
 _PLACE_NEEDED = (RouteClass.INFERENCE, RouteClass.EMBEDDING)
 
 
-@dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request: the address as counted, the key if there is one, and whom each limit counts for it."""
+    """Who makes a request: the address as counted, the key if there is one, and the limits that count for it.
 
-    address: str
-    key: ApiKey | None
-    partitions: tuple[PartitionKey | None, ...]
+    A caller that was denied stays denied until the time it was told, so until then it is refused without asking the
+    store again: 0.2 µs for a request of a flood instead of 2.7 µs. What is given back meanwhile counts from then on.
+    """
+
+    __slots__ = ("address", "denial", "denied_until", "key", "limits", "told", "told_until")
+
+    def __init__(self, address: str, key: ApiKey | None, limits: Binding) -> None:
+        self.address = address
+        self.key = key
+        self.limits = limits
+        self.denied_until = 0.0
+        self.denial: Deny | None = None
+        self.told: Refusal | None = None
+        self.told_until = 0.0
 
 
 class Session:
@@ -97,7 +105,6 @@ class Pipeline:
         self._identity = Identity(policy.identity.trusted_proxies, policy.identity.header)
         self._open = open_to_all
         self._check_host = check_host
-        self._refusals: dict[tuple[str, str, int], Refusal] = {}
         generation = policy.generation
         self._field_bounds = FieldBounds(
             max_logprobs=generation.max_logprobs,
@@ -135,9 +142,16 @@ class Pipeline:
             forbidden = self._forbidden(route, caller)
             if forbidden is not None:
                 return forbidden
-        decision = self._take(caller.partitions, now)
+        if now < caller.denied_until:
+            told = caller.told
+            if told is not None and told.route == route.name and now < caller.told_until:
+                return told
+            return self._over_quota(route, caller, now)
+        decision = self._take(caller.limits, now)
         if type(decision) is Deny:
-            return self._over_quota(route, decision)
+            caller.denial = decision
+            caller.denied_until = now + decision.retry_after
+            return self._over_quota(route, caller, now)
         return Visit(route, caller, decision.reservation, decision.tightest)  # type: ignore[union-attr]  # Admit
 
     def prepare(self, visit: Visit, head: Head, body: bytes) -> bytes | Refusal:
@@ -183,19 +197,15 @@ class Pipeline:
         if visit.reservation.cost:
             self._store.give_back(visit.reservation, now)
 
-    def _over_quota(self, route: Route, denial: Deny) -> Refusal:
-        """Refuse for a quota. What a flood is told changes once a second: 0.2 µs instead of 9 µs to write it."""
-        violated = denial.violated
-        worst = violated[0] if len(violated) == 1 else max(violated, key=_wait)
-        key = (route.name, worst.name, math.ceil(denial.retry_after))
-        refusal = self._refusals.get(key)
-        if refusal is None:
-            if len(self._refusals) >= _REMEMBERED:
-                self._refusals.clear()
-            refusal = self._refusals[key] = Refusal(
-                "quota_exceeded", "", route.errors, route.name, None, denial.retry_after, worst
-            )
-        return refusal
+    def _over_quota(self, route: Route, caller: Caller, now: float) -> Refusal:
+        """Refuse a caller that is denied; what it is told changes once a second."""
+        assert caller.denial is not None
+        wait = caller.denied_until - now
+        seconds = max(1, math.ceil(wait))
+        worst = max(caller.denial.violated, key=_wait)
+        caller.told = Refusal("quota_exceeded", "", route.errors, route.name, None, seconds, worst)
+        caller.told_until = caller.denied_until - (seconds - 1)
+        return caller.told
 
     def _address(self, head: Head, session: Session) -> str:
         return self._identity.client(session.peer, head) if self._identity.reads_headers else session.peer
@@ -221,7 +231,9 @@ class Pipeline:
                 return outcome
             key = outcome
         assert key is None or isinstance(key, ApiKey)
-        caller = Caller(address, key, tuple(_partition(rule, address, key) for rule in self._policy.limits))
+        caller = Caller(
+            address, key, self._store.bind([_partition(rule, address, key) for rule in self._policy.limits])
+        )
         session.authorization, session.api_key, session.caller = authorization, api_key, caller
         return caller
 

@@ -6,6 +6,7 @@ from corral.engine.algorithm import SECOND
 from corral.engine.clients import Clients
 from corral.engine.decision import Admit, Charge, Decision, Deny, PartitionKey, Reservation, Standing
 from corral.engine.limit import Limit
+from corral.stores import Binding
 
 _new = tuple.__new__
 """Builds a named tuple in 0.1 µs; calling its class takes 0.35 µs."""
@@ -31,7 +32,11 @@ class MemoryStore:
         """How many requests were counted in a shared cell, for want of room for an entry of their own."""
         return sum(clients.overflowed for clients in self._clients)
 
-    def take(self, keys: Sequence[PartitionKey | None], now: float, cost: int = 1) -> Decision:
+    def bind(self, keys: Sequence[PartitionKey | None]) -> Binding:
+        """Prepare to count for a client; see `Store.bind`."""
+        return tuple((key, *row) for key, row in zip(keys, self._rows, strict=True) if key is not None)
+
+    def take(self, client: Binding, now: float, cost: int = 1) -> Decision:
         """Charge every limit, or none; see `Store.take`. A clock that runs backwards stands still here."""
         at = int(now * SECOND)
         if at < self._latest:
@@ -39,13 +44,10 @@ class MemoryStore:
         else:
             self._latest = at
         charges = []
-        violated = None
+        violated: tuple[Standing, ...] | None = None
         least = 2.0
         tightest = None
-        for key, row in zip(keys, self._rows, strict=True):
-            if key is None:
-                continue
-            index, ask, clients, name, amount, window = row
+        for key, index, ask, clients, name, amount, window in client:
             owner, state = key, clients.young.get(key)
             if state is None or at >= clients.rotate_at:
                 owner, state = clients.find(key, at)
@@ -59,7 +61,8 @@ class MemoryStore:
                     least = remaining / amount
                     tightest = (name, amount, window, remaining, wait / SECOND)
         if violated is not None:
-            return Deny(violated, violated[0].reset if len(violated) == 1 else max(v.reset for v in violated))
+            wait = violated[0].reset if len(violated) == 1 else max(standing.reset for standing in violated)
+            return Deny(violated, wait)
         for index, owner, after in charges:
             self._clients[index].put(owner, after)
         return Admit(
@@ -77,20 +80,16 @@ class MemoryStore:
                     owner, self._limits[index].algorithm.give_back(state, charged, at, reservation.cost)
                 )
 
-    def peek(self, keys: Sequence[PartitionKey | None], now: float) -> tuple[Standing, ...]:
+    def peek(self, client: Binding, now: float) -> tuple[Standing, ...]:
         """Tell how each limit that applies stands; see `Store.peek`."""
         at = max(int(now * SECOND), self._latest)
         standings = []
-        for limit, clients, key in zip(self._limits, self._clients, keys, strict=True):
-            if key is None:
-                continue
-            algorithm = limit.algorithm
+        for key, index, ask, clients, name, amount, window in client:
+            algorithm = self._limits[index].algorithm
             _, state = clients.find(key, at)
-            after, remaining, wait = algorithm.ask(state, at, 1)
+            after, remaining, wait = ask(state, at, 1)
             if after is not None:
                 remaining += 1
                 wait = 0 if state is None or not algorithm.is_live(state, at) else wait
-            standings.append(
-                Standing(limit.name, algorithm.amount, algorithm.window, remaining, wait / SECOND)
-            )
+            standings.append(Standing(name, amount, window, remaining, wait / SECOND))
         return tuple(standings)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import httptools
 
@@ -38,6 +38,9 @@ _HEALTH_BODIES = {
     503: b'{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}',
 }
 
+_new = tuple.__new__
+"""Builds a named tuple of nineteen fields in 0.35 µs; calling its class takes 0.75 µs."""
+
 
 class Incoming:
     """A request as it arrives. Its defaults stand in the class: 0.1 µs to make one instead of 0.8."""
@@ -50,8 +53,21 @@ class Incoming:
     fault = ""
     size = 0
     complete = False
+    plain = False
     body: list[bytes]
     head: dict[bytes, bytes]
+
+
+class KnownHead(NamedTuple):
+    """A head that this connection has sent, and what llhttp made of it.
+
+    Whoever keeps a connection busy in a loop sends the same head again and again. At the start of a message, the same
+    bytes with the same Content-Length, and exactly that much body in the read, mean the same request: 4 µs saved.
+    """
+
+    head: bytes
+    total: int
+    incoming: Incoming
 
 
 class ClientConnection(asyncio.Protocol):
@@ -65,6 +81,8 @@ class ClientConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._session: Session = cast("Session", None)
         self._incoming = Incoming()
+        self._known: KnownHead | None = None
+        self._begun = 0
         self._in_head = True
         self._unframed = 0
         self._most_unframed = self._bounds.max_head + 8 * self._bounds.max_body
@@ -104,7 +122,13 @@ class ClientConnection(asyncio.Protocol):
         if self._lingering:
             self._discard(len(data))
             return
+        known = self._known
+        if known is not None and len(data) == known.total and data.startswith(known.head):
+            if self._current is None and self._incoming.complete:
+                self._again(known, data)
+                return
         was_in_head = self._in_head
+        begun = self._begun
         self._read_size = len(data)
         try:
             self._parser.feed_data(data)
@@ -115,13 +139,39 @@ class ClientConnection(asyncio.Protocol):
             self._break_off("internal", "The guard failed while admitting this request.")
         except httptools.HttpParserError as error:
             self._break_off("bad_http", f"The request is not valid HTTP/1.1: {error}.")
-        if not self._incoming.complete:
+        incoming = self._incoming
+        if not incoming.complete:
             self._bound_unfinished(was_in_head=was_in_head)
+        elif self._begun == begun + 1:
+            self._remember(incoming, data)
+
+    def _remember(self, incoming: Incoming, data: bytes) -> None:
+        """Remember a request that one read brought whole, and nothing beside it."""
+        size = len(data) - int(incoming.head.get(b"content-length", b"0"))
+        if incoming.plain and data.endswith(b"\r\n\r\n", 0, size):
+            self._known = KnownHead(data[:size], len(data), incoming)
+
+    def _again(self, known: KnownHead, data: bytes) -> None:
+        """Take a request whose head is, byte for byte, that of the one before: llhttp would find the same again."""
+        before = known.incoming
+        incoming = self._incoming = Incoming()
+        incoming.method = before.method
+        incoming.target = before.target
+        incoming.head = before.head
+        incoming.size = len(data) - len(known.head)
+        if incoming.size:
+            incoming.body = [data[len(known.head) :]]
+        incoming.complete = True
+        self._begin(incoming)
+        if self._current is incoming:
+            self._complete(incoming)
 
     def _bound_unfinished(self, *, was_in_head: bool) -> None:
         """Bound what a request brings before it is complete: its head, and chunk framing that carries no body."""
         if was_in_head or not self._in_head:
             self._unframed += self._read_size
+        elif self._current is None and not self._stalled:
+            self.deadline = self._core.now() + self._bounds.head_timeout
         if self._in_head and self._unframed > self._bounds.max_head:
             self._break_off("headers_too_large", f"The head is longer than {self._bounds.max_head} bytes.")
         elif self._unframed > self._most_unframed:
@@ -156,10 +206,9 @@ class ClientConnection(asyncio.Protocol):
         """Start a new request."""
         incoming = self._incoming = Incoming()
         incoming.head = {}
+        self._begun += 1
         self._in_head = True
         self._unframed = 0
-        if self._current is None and not self._stalled:
-            self.deadline = self._core.now() + self._bounds.head_timeout
 
     def on_url(self, target: bytes) -> None:
         """Collect the request target."""
@@ -195,6 +244,8 @@ class ClientConnection(asyncio.Protocol):
         if not parser.should_keep_alive():
             incoming.keep_alive = False
         self._check_framing(incoming)
+        if self._lingering:
+            return
         if self._current is not None:
             self._ahead.append(incoming)
             if len(self._ahead) > _AHEAD:
@@ -245,6 +296,9 @@ class ClientConnection(asyncio.Protocol):
             incoming.fault = "The only transfer coding that is served is chunked, in HTTP/1.1."
         if b"host" not in head and not incoming.http10:
             incoming.fault = incoming.fault or "The header Host is missing."
+        incoming.plain = (
+            incoming.keep_alive and not incoming.http10 and not incoming.fault and b"transfer-encoding" not in head
+        )
 
     def _begin(self, incoming: Incoming) -> None:
         """Decide by the head: refuse, or go on to the body."""
@@ -253,7 +307,7 @@ class ClientConnection(asyncio.Protocol):
         self._visit = None
         self._discarded = 0
         self._arrived = now = core.now()
-        self._wall = core.wall_clock()
+        self._wall = now + core.wall_offset
         self._request_id = core.new_request_id()
         self.http10 = incoming.http10
         self.head_only = incoming.method == b"HEAD"
@@ -455,7 +509,8 @@ class ClientConnection(asyncio.Protocol):
         if not self._request_id:
             self._request_id = self._core.new_request_id()
         if not self._arrived:
-            self._arrived, self._wall = self._core.now(), self._core.wall_clock()
+            self._arrived = self._core.now()
+            self._wall = self._arrived + self._core.wall_offset
         self.keep_alive = False
         self._current = self._visit = None
         refusal = Refusal(kind, message, style, route)
@@ -479,25 +534,28 @@ class ClientConnection(asyncio.Protocol):
         caller = session.caller
         standing = refusal.standing
         core.record(
-            Finished(
-                self._wall,
-                self._request_id,
-                caller.key.name if caller is not None and caller.key is not None else "",
-                session.address,
-                incoming.method.decode("latin-1"),
-                refusal.route,
-                status,
-                refusal.kind,
-                standing.name if standing is not None else "",
-                False,
-                0.0,
-                0.0,
-                core.now() - self._arrived,
-                incoming.size,
-                0,
-                -1,
-                -1,
-                -1.0,
-                "refused",
+            _new(
+                Finished,
+                (
+                    self._wall,
+                    self._request_id,
+                    caller.key.name if caller is not None and caller.key is not None else "",
+                    session.address,
+                    incoming.method.decode("latin-1"),
+                    refusal.route,
+                    status,
+                    refusal.kind,
+                    standing.name if standing is not None else "",
+                    False,
+                    0.0,
+                    0.0,
+                    core.now() - self._arrived,
+                    incoming.size,
+                    0,
+                    -1,
+                    -1,
+                    -1.0,
+                    "refused",
+                ),
             )
         )

@@ -45,6 +45,7 @@ class Core:
         )
         self.draining = False
         self.date = b""
+        self.wall_offset = 0.0
         self._log = access_log.record if access_log is not None else None
         self._count = metrics.finished if metrics is not None else None
         self._prefix = secrets.token_hex(4)
@@ -55,6 +56,7 @@ class Core:
     def tick(self) -> None:
         """Renew what changes once a second."""
         self.date = f"Date: {formatdate(usegmt=True)}\r\n".encode()
+        self.wall_offset = time.time() - self.now()
 
     def new_request_id(self) -> str:
         """Name a request: unlike any other of this guard, and of any other guard."""
@@ -154,8 +156,3 @@ class Core:
             self._log(finished)
         if self._count is not None:
             self._count(finished)
-
-    @staticmethod
-    def wall_clock() -> float:
-        """Return the time of day, in seconds since the epoch, for records."""
-        return time.time()
