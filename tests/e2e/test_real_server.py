@@ -1,0 +1,120 @@
+"""The guard in front of the real llama-server, and the official client in front of the guard."""
+
+import json
+import socket
+import time
+from dataclasses import replace
+
+import httpx2
+import openai
+import pytest
+
+from corral.policy.model import Generation, LimitRule, Policy, Quota, Upstream
+
+pytestmark = pytest.mark.e2e
+
+OPEN = Policy(auth="none", limits=(LimitRule(name="client", quota=Quota(10_000, 60.0)),))
+
+
+@pytest.fixture
+def guard(start_guard, llama_server):
+    def start(policy: Policy = OPEN):
+        return start_guard(policy=replace(policy, upstream=replace(Upstream(), url=llama_server.url)))
+
+    return start
+
+
+def client(guard, key: str = "unused") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{guard.port}/v1", api_key=key, max_retries=0)
+
+
+def ask(guard, **more):
+    return client(guard).chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "Tell me of the sea."}], **more
+    )
+
+
+def test_the_official_client_gets_answers(guard):
+    running = guard()
+    answer = ask(running, max_tokens=12)
+    assert answer.choices[0].message.content
+    assert answer.usage.completion_tokens == 12
+    assert running.settled(1)[0].completion_tokens == 12
+
+
+def test_the_official_client_gets_streams(guard):
+    running = guard()
+    pieces = [event.choices[0].delta.content for event in ask(running, max_tokens=12, stream=True) if event.choices]
+    assert len([piece for piece in pieces if piece]) >= 10
+    record = running.settled(1)[0]
+    assert (record.stream, record.completion_tokens) == (True, 12)
+    assert record.compute_ms > 0
+
+
+def test_the_official_client_lists_models_and_completes_and_responds(guard):
+    running = guard()
+    assert client(running).models.list().data
+    assert client(running).completions.create(model="tiny", prompt="hi", max_tokens=5).usage.completion_tokens == 5
+    response = client(running).responses.create(model="tiny", input="hi", max_output_tokens=5)
+    assert response.usage.output_tokens == 5
+
+
+def test_the_official_clients_rate_limit_error_carries_message_and_headers(guard):
+    running = guard(replace(OPEN, limits=(LimitRule(name="client", quota=Quota(1, 60.0)),)))
+    ask(running, max_tokens=1)
+    with pytest.raises(openai.RateLimitError) as caught:
+        ask(running, max_tokens=1)
+    assert "at most 1 requests in 60 seconds" in str(caught.value)
+    assert caught.value.code == "rate_limit_exceeded"
+    assert int(caught.value.response.headers["retry-after"]) > 50
+    assert caught.value.response.headers["x-ratelimit-limit-requests"] == "1"
+
+
+@pytest.mark.parametrize("asked", [{}, {"max_tokens": -1}, {"max_tokens": 10**6}, {"max_completion_tokens": 10**6}])
+def test_no_request_generates_more_than_the_policy_allows(guard, asked):
+    running = guard(replace(OPEN, generation=Generation(max_tokens=40)))
+    body = {"messages": [{"role": "user", "content": "hi"}]} | asked
+    answer = httpx2.post(f"http://127.0.0.1:{running.port}/v1/chat/completions", json=body, timeout=60).json()
+    assert answer["usage"]["completion_tokens"] == 40
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "count"),
+    [
+        ("/completion", {"prompt": "hi"}, lambda answer: answer["tokens_predicted"]),
+        ("/completions", {"prompt": "hi", "max_tokens": 999}, lambda answer: answer["tokens_predicted"]),
+        ("/v1/completions", {"prompt": "hi", "n_predict": 999}, lambda answer: answer["usage"]["completion_tokens"]),
+        ("/chat/completions", {"messages": [{"role": "user", "content": "hi"}]},
+         lambda answer: answer["usage"]["completion_tokens"]),
+        ("/v1/responses", {"input": "hi"}, lambda answer: answer["usage"]["output_tokens"]),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 999},
+         lambda answer: answer["usage"]["output_tokens"]),
+    ],
+)  # fmt: skip
+def test_every_route_is_clamped_and_its_usage_read(guard, path, body, count):
+    running = guard(replace(OPEN, generation=Generation(max_tokens=7)))
+    url = f"http://127.0.0.1:{running.port}{path}"
+    answer = httpx2.post(url, json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert count(answer.json()) == 7
+    streamed = httpx2.post(url, json=body | {"stream": True}, timeout=60)
+    assert streamed.status_code == 200
+    assert [record.completion_tokens for record in running.settled(2)] == [7, 7]
+
+
+def test_a_streaming_client_that_closes_its_socket_frees_the_slot_within_a_second(guard, llama_server):
+    running = guard(replace(OPEN, generation=Generation(max_tokens=100_000)))
+    body = json.dumps({"prompt": "hi", "stream": True}).encode()
+    with socket.create_connection(("127.0.0.1", running.port)) as connection:
+        connection.sendall(
+            b"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        seen = b""
+        while seen.count(b"data: ") < 3:
+            seen += connection.recv(4096)
+        assert any(slot["is_processing"] for slot in httpx2.get(f"{llama_server.url}/slots").json())
+    end = time.monotonic() + 1.0
+    while any(slot["is_processing"] for slot in httpx2.get(f"{llama_server.url}/slots").json()):
+        assert time.monotonic() < end, "the slot is still busy after a second"
+    assert running.settled(1)[0].ending == "client-left"
