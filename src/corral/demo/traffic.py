@@ -90,9 +90,7 @@ async def _abuse(url: str, client: httpx2.AsyncClient) -> None:
     while True:
         number += 1
         try:
-            await client.post(
-                f"{url}/v1/chat/completions", json=_body(_FLOOD_TOKENS, "More, more, more.", number)
-            )
+            await client.post(f"{url}/v1/chat/completions", json=_body(_FLOOD_TOKENS, "More, more, more.", number))
         except httpx2.HTTPError:
             await asyncio.sleep(0.05)
 

@@ -90,9 +90,12 @@ class Form(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """One thing a server does. Aliases share the Route: what is counted and forwarded is the route, not its spelling."""
+    """One thing a server does. Aliases share the Route: what is counted and forwarded is the route, not its spelling.
+
+    A route is equal to itself alone.
+    """
 
     name: str
     kind: RouteClass

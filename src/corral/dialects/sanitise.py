@@ -163,11 +163,7 @@ def _has_pattern(value: Any) -> bool:
 def _template_arguments(name: str, value: Any, bounds: FieldBounds) -> Any:  # noqa: ARG001  # the shape of a rule
     if type(value) is not dict:
         raise BadRequest(f"{name} must be an object.", name)
-    kept = {
-        key: part
-        for key, part in value.items()
-        if key in _TEMPLATE_ARGUMENTS and type(part) in (bool, str, int)
-    }
+    kept = {key: part for key, part in value.items() if key in _TEMPLATE_ARGUMENTS and type(part) in (bool, str, int)}
     return value if len(kept) == len(value) else kept
 
 

@@ -6,7 +6,12 @@ from corral.dialects.model import ErrorStyle, Form, Route, RouteClass
 
 
 def route(
-    name: str, kind: RouteClass, method: str, *paths: str, form: Form | None = None, errors: ErrorStyle = ErrorStyle.OPENAI
+    name: str,
+    kind: RouteClass,
+    method: str,
+    *paths: str,
+    form: Form | None = None,
+    errors: ErrorStyle = ErrorStyle.OPENAI,
 ) -> tuple[Route, tuple[bytes, ...]]:
     """Describe a route and its aliases; the first path is what the server is sent."""
     encoded = tuple(path.encode() for path in paths)

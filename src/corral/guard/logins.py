@@ -62,9 +62,7 @@ class Logins:
         return None
 
 
-_TOO_MANY = (
-    "Too many failed requests came from this address: without a valid key, or for routes that do not exist."
-)
+_TOO_MANY = "Too many failed requests came from this address: without a valid key, or for routes that do not exist."
 
 
 def _refusal(kind: str, message: str, retry_after: float | None = None) -> Refusal:

@@ -23,8 +23,6 @@ from corral.stores import Binding, Store
 
 Head = Mapping[bytes, bytes]
 
-_PLACE_NEEDED = (RouteClass.INFERENCE, RouteClass.EMBEDDING)
-
 
 class Caller:
     """Who makes a request: the address as counted, the key if there is one, and the limits that count for it.
@@ -59,23 +57,23 @@ class Session:
 
 
 class Visit:
-    """A request that was admitted by its head: what it is, who makes it, and what it took."""
+    """A request that was admitted by its head: what it is, who makes it, and what it took.
 
-    __slots__ = ("asked", "caller", "reservation", "route", "standing")
+    `needs_place` says whether it keeps a slot of the server busy, `cap` how many tokens it was granted (0 where it
+    generates none).
+    """
 
-    def __init__(
-        self, route: Route, caller: Caller, reservation: Reservation, standing: Standing | None
-    ) -> None:
+    __slots__ = ("asked", "caller", "cap", "needs_place", "reservation", "route", "standing")
+
+    def __init__(self, route: Route, caller: Caller, reservation: Reservation, standing: Standing | None) -> None:
         self.route = route
         self.caller = caller
         self.reservation = reservation
         self.standing = standing
         self.asked: Asked | None = None
-
-    @property
-    def needs_place(self) -> bool:
-        """Whether the request keeps a slot of the server busy."""
-        return self.route.kind in _PLACE_NEEDED
+        self.cap = 0
+        kind = route.kind
+        self.needs_place = kind is RouteClass.INFERENCE or kind is RouteClass.EMBEDDING
 
 
 class Pipeline:
@@ -106,6 +104,9 @@ class Pipeline:
         self._open = open_to_all
         self._check_host = check_host
         generation = policy.generation
+        self._max_depth = policy.bounds.max_depth
+        self._max_tokens = generation.max_tokens
+        self._generation = generation
         self._field_bounds = FieldBounds(
             max_logprobs=generation.max_logprobs,
             max_logit_bias=generation.max_logit_bias,
@@ -118,9 +119,7 @@ class Pipeline:
         """Open a session for a connection from `host`."""
         return Session(self._identity.peer(host) if not self._identity.reads_headers else host)
 
-    def enter(
-        self, method: bytes, target: bytes, head: Head, session: Session, now: float
-    ) -> Visit | Refusal:
+    def enter(self, method: bytes, target: bytes, head: Head, session: Session, now: float) -> Visit | Refusal:
         """Decide by the head alone: route, credential, request quotas. A refused request consumes no quota."""
         path = target.partition(b"?")[0] if b"?" in target else target
         route = self._match(method, path)
@@ -171,12 +170,10 @@ class Pipeline:
             return self._refuse(visit, "invalid_request", f"The body is not valid JSON: {error}.")
         if type(value) is not dict:
             return self._refuse(visit, "invalid_request", "The body must be a JSON object.")
-        if depth_exceeds(value, self._policy.bounds.max_depth):
-            return self._refuse(
-                visit,
-                "invalid_request",
-                f"The body nests deeper than {self._policy.bounds.max_depth} levels.",
-            )
+        deepest = self._max_depth
+        # What opens few brackets cannot nest deep: 0.1 µs for most bodies instead of 2.5 µs.
+        if body.count(b"{") + body.count(b"[") > deepest and depth_exceeds(value, deepest):
+            return self._refuse(visit, "invalid_request", f"The body nests deeper than {deepest} levels.")
         try:
             visit.asked = asked = form.read(value)
             self._check_size(form, route, asked)
@@ -184,13 +181,15 @@ class Pipeline:
         except BadRequest as error:
             return self._refuse(visit, "invalid_request", error.message, error.param)
         if route.kind is RouteClass.INFERENCE:
-            form.clamp(value, self.cap(asked))
+            visit.cap = cap = self.cap(asked)
+            form.clamp(value, cap)
         return orjson.dumps(value)
 
     def cap(self, asked: Asked) -> int:
         """Say how many tokens each generation may have: what was asked for, or the policy's maximum."""
-        most = self._policy.generation.max_tokens
-        return most if asked.max_tokens is None else min(asked.max_tokens, most)
+        most = self._max_tokens
+        asked_for = asked.max_tokens
+        return most if asked_for is None or asked_for > most else asked_for
 
     def give_back(self, visit: Visit, now: float) -> None:
         """Return what a visit took: it was refused for want of capacity, which is not the client's doing."""
@@ -259,9 +258,7 @@ class Pipeline:
                 "unknown",
                 allow=allow,
             )
-        return Refusal(
-            "not_found", "There is no such route, or it is not open.", ErrorStyle.OPENAI, "unknown"
-        )
+        return Refusal("not_found", "There is no such route, or it is not open.", ErrorStyle.OPENAI, "unknown")
 
     def _forbidden(self, route: Route, caller: Caller) -> Refusal | None:
         routes = self._policy.routes
@@ -272,7 +269,7 @@ class Pipeline:
         return Refusal("forbidden", message, route.errors, route.name)
 
     def _check_size(self, form: Form, route: Route, asked: Asked) -> None:
-        generation = self._policy.generation
+        generation = self._generation
         if asked.prompt_chars > generation.max_prompt:
             raise BadRequest(
                 f"The prompt is {asked.prompt_chars} characters long; at most {generation.max_prompt} are allowed."
@@ -286,9 +283,7 @@ class Pipeline:
             if asked.prompt_chars == 0 and not generation.allow_empty_prompt:
                 raise BadRequest("The prompt is empty.")
         elif asked.inputs > generation.max_inputs:
-            raise BadRequest(
-                f"The request has {asked.inputs} inputs; at most {generation.max_inputs} are allowed."
-            )
+            raise BadRequest(f"The request has {asked.inputs} inputs; at most {generation.max_inputs} are allowed.")
 
     @staticmethod
     def _refuse(visit: Visit, kind: str, message: str, param: str | None = None) -> Refusal:

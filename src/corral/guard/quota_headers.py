@@ -17,9 +17,7 @@ def policy_header(limits: Sequence[LimitRule]) -> bytes:
     """Write the `RateLimit-Policy` line for `limits`, or nothing where there are none."""
     if not limits:
         return b""
-    items = ", ".join(
-        f'"{rule.name}";q={rule.quota.amount};w={math.ceil(rule.quota.window)}' for rule in limits
-    )
+    items = ", ".join(f'"{rule.name}";q={rule.quota.amount};w={math.ceil(rule.quota.window)}' for rule in limits)
     return f"RateLimit-Policy: {items}\r\n".encode()
 
 

@@ -75,9 +75,7 @@ class RefusalWriter:
         if retry is not None:
             lines.append(b"Retry-After: %d\r\n" % retry)
         if refusal.standing is not None:
-            lines.append(
-                self._quota_headers.lines(refusal.standing._replace(remaining=0, reset=float(retry or 1)))
-            )
+            lines.append(self._quota_headers.lines(refusal.standing._replace(remaining=0, reset=float(retry or 1))))
         if status == 401:
             lines.append(b'WWW-Authenticate: Bearer realm="corral"\r\n')
         if refusal.allow:

@@ -30,9 +30,7 @@ class Guard:
     `policy.auth` must be resolved by the caller: "keys" with at least one key, or "none".
     """
 
-    def __init__(
-        self, policy: Policy, *, access_log: AccessLog | None = None, metrics: Metrics | None = None
-    ) -> None:
+    def __init__(self, policy: Policy, *, access_log: AccessLog | None = None, metrics: Metrics | None = None) -> None:
         if policy.auth == "keys" and not policy.keys:
             raise PolicyError('auth is "keys", but no key is configured: add a [[keys]] entry.')
         self._policy = policy
@@ -87,9 +85,7 @@ class Guard:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         try:
-            context.load_cert_chain(
-                Path(listen.tls_certificate), Path(listen.tls_key or listen.tls_certificate)
-            )
+            context.load_cert_chain(Path(listen.tls_certificate), Path(listen.tls_key or listen.tls_certificate))
         except (OSError, ssl.SSLError) as error:
             raise PolicyError(
                 f"The TLS certificate {listen.tls_certificate} cannot be used: {error}. "
@@ -99,12 +95,8 @@ class Guard:
 
     @staticmethod
     def _register_gauges(metrics: Metrics, core: Core, listener: Listener, store: MemoryStore) -> None:
-        metrics.gauge(
-            "corral_running_requests", "Requests that hold a place.", lambda: core.admission.running
-        )
-        metrics.gauge(
-            "corral_waiting_requests", "Requests that wait for a place.", lambda: core.admission.waiting
-        )
+        metrics.gauge("corral_running_requests", "Requests that hold a place.", lambda: core.admission.running)
+        metrics.gauge("corral_waiting_requests", "Requests that wait for a place.", lambda: core.admission.waiting)
         metrics.gauge("corral_connections", "Open client connections.", lambda: len(listener))
         metrics.gauge("corral_turned_away_connections", "Connections refused for their number so far.",
                       lambda: listener.turned_away)  # fmt: skip

@@ -79,7 +79,7 @@ def warnings(policy: Policy) -> list[str]:
     found = []
     loopback = parse_endpoint(policy.listen.address).is_loopback
     if not asks_for_keys(policy) and not loopback:
-        found.append(f"Anybody who can reach {policy.listen.address} may use the model: auth is \"none\".")
+        found.append(f'Anybody who can reach {policy.listen.address} may use the model: auth is "none".')
     if asks_for_keys(policy) and not loopback and not policy.listen.tls_certificate:
         found.append("Keys travel in the clear: listen.tls_certificate is not set. Put TLS here or in front.")
     if not policy.limits:

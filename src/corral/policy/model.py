@@ -153,7 +153,9 @@ class Routes:
 class Admin:
     """`[admin]`: metrics and health of the guard itself, on a listener of their own."""
 
-    listen: str | None = setting(None, help='Host and port of the metrics listener, as "127.0.0.1:9464"; absent is off.')
+    listen: str | None = setting(
+        None, help='Host and port of the metrics listener, as "127.0.0.1:9464"; absent is off.'
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

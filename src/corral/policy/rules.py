@@ -48,8 +48,9 @@ def _limits_apply(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
 def _keys_are_hashes(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
     for index, key in enumerate(policy.keys):
         if not _SHA256.fullmatch(key.sha256):
-            yield ("keys", index, "sha256"), (
-                "this must be the key's SHA-256, 64 hexadecimal digits: printf %s \"$KEY\" | sha256sum"
+            yield (
+                ("keys", index, "sha256"),
+                ('this must be the key\'s SHA-256, 64 hexadecimal digits: printf %s "$KEY" | sha256sum'),
             )
         if not _NAME.fullmatch(key.name):
             yield ("keys", index, "name"), 'use letters, digits, "-" and "_", 64 at most.'
@@ -124,9 +125,12 @@ def _numbers_are_sane(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
         if getattr(getattr(policy, section), name) < least:
             yield (section, name), f"this must be at least {least:g}."
     if policy.upstream.max_connections < policy.concurrency.max_running:
-        yield ("upstream", "max_connections"), (
-            f"{policy.concurrency.max_running} requests may run at once (concurrency.max_running), so the guard needs "
-            "at least as many connections to the server."
+        yield (
+            ("upstream", "max_connections"),
+            (
+                f"{policy.concurrency.max_running} requests may run at once (concurrency.max_running), so the guard needs "
+                "at least as many connections to the server."
+            ),
         )
 
 

@@ -43,7 +43,7 @@ class MemoryStore:
             at = self._latest
         else:
             self._latest = at
-        charges = []
+        charges: list[Charge] = []
         violated: tuple[Standing, ...] | None = None
         least = 2.0
         tightest = None
@@ -62,12 +62,15 @@ class MemoryStore:
                     tightest = (name, amount, window, remaining, wait / SECOND)
         if violated is not None:
             wait = violated[0].reset if len(violated) == 1 else max(standing.reset for standing in violated)
-            return Deny(violated, wait)
+            return _new(Deny, (violated, wait))
         for index, owner, after in charges:
-            self._clients[index].put(owner, after)
-        return Admit(
-            _new(Reservation, (tuple(charges), cost)), None if tightest is None else _new(Standing, tightest)
-        )
+            clients = self._clients[index]
+            if owner in clients.young:
+                clients.young[owner] = after
+            else:
+                clients.put(owner, after)
+        standing_left = None if tightest is None else _new(Standing, tightest)
+        return _new(Admit, (_new(Reservation, (tuple(charges), cost)), standing_left))
 
     def give_back(self, reservation: Reservation, now: float) -> None:
         """Undo a charge; see `Store.give_back`."""
@@ -76,9 +79,7 @@ class MemoryStore:
             clients = self._clients[index]
             state = clients.current(owner)
             if state is not None:
-                clients.put(
-                    owner, self._limits[index].algorithm.give_back(state, charged, at, reservation.cost)
-                )
+                clients.put(owner, self._limits[index].algorithm.give_back(state, charged, at, reservation.cost))
 
     def peek(self, client: Binding, now: float) -> tuple[Standing, ...]:
         """Tell how each limit that applies stands; see `Store.peek`."""

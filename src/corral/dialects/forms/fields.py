@@ -8,6 +8,10 @@ from corral.dialects.model import BadRequest, Usage
 MAXIMA = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens", "num_predict")
 """Every name under which some server takes the most tokens to generate; llama-server honours the first three anywhere."""
 
+_MAXIMA = frozenset(MAXIMA)
+_COPIES = ("n", "n_cmpl", "best_of")
+_COPIES_SET = frozenset(_COPIES)
+
 TOKEN_CHARS = 4
 """Characters that a prompt's token id counts as."""
 
@@ -23,12 +27,14 @@ def whole(name: str, value: Any) -> int:
 
 def maximum(body: Mapping[str, Any]) -> int | None:
     """Read the most tokens asked for, under whatever names: the largest counts, and a negative one is infinite."""
+    if _MAXIMA.isdisjoint(body):
+        return None
     most: int | None = None
     for name in MAXIMA:
         value = body.get(name)
         if value is None:
             continue
-        number = whole(name, value)
+        number = value if type(value) is int else whole(name, value)
         if number < 0:
             return None
         if most is None or number > most:
@@ -46,7 +52,9 @@ def set_maximum(body: dict[str, Any], name: str, most: int) -> None:
 def copies(body: Mapping[str, Any]) -> int:
     """Read how many answers are asked for to each prompt: n, n_cmpl and best_of, the largest of them."""
     most = 1
-    for name in ("n", "n_cmpl", "best_of"):
+    if _COPIES_SET.isdisjoint(body):
+        return most
+    for name in _COPIES:
         value = body.get(name)
         if value is not None:
             number = whole(name, value)
@@ -140,15 +148,17 @@ def compute_time(answer: Mapping[str, Any]) -> float | None:
 def reported(answer: Mapping[str, Any], prompt: Iterable[str], completion: str) -> Usage | None:
     """Read an OpenAI-like `usage` object, where `prompt` fields add up, and llama-server's timings beside it."""
     usage = answer.get("usage")
-    compute = compute_time(answer)
+    compute = compute_time(answer) if "timings" in answer else None
     if type(usage) is not dict:
         if compute is None:
             return None
         timings = answer["timings"]
         read = number_or_none(timings.get("prompt_n"))
         cached = number_or_none(timings.get("cache_n")) or 0
-        return Usage(
-            None if read is None else read + cached, number_or_none(timings.get("predicted_n")), compute
-        )
-    parts = [number for number in (number_or_none(usage.get(name)) for name in prompt) if number is not None]
-    return Usage(sum(parts) if parts else None, number_or_none(usage.get(completion)), compute)
+        return Usage(None if read is None else read + cached, number_or_none(timings.get("predicted_n")), compute)
+    total: int | None = None
+    for name in prompt:
+        number = usage.get(name)
+        if type(number) is int and number >= 0:
+            total = number if total is None else total + number
+    return Usage(total, number_or_none(usage.get(completion)), compute)

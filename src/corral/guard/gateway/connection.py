@@ -426,9 +426,7 @@ class ClientConnection(asyncio.Protocol):
         status, start, rest = core.refusals.render(refusal, close=not self.keep_alive)
         if self.head_only:
             rest = rest[: rest.index(b"\r\n\r\n") + 4]
-        self._transport.write(
-            b"%b%bX-Request-Id: %b\r\n%b" % (start, core.date, self._request_id.encode(), rest)
-        )
+        self._transport.write(b"%b%bX-Request-Id: %b\r\n%b" % (start, core.date, self._request_id.encode(), rest))
         return status
 
     def exchange_ended(self, *, reusable: bool) -> None:

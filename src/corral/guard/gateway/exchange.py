@@ -7,7 +7,7 @@ from corral.dialects.model import RouteClass, Usage
 from corral.dialects.streams import last_usage
 from corral.guard.gateway.upstream import UpstreamConnection
 from corral.guard.pipeline import Visit, read_json
-from corral.guard.refusal import REASONS, Refusal
+from corral.guard.refusal import Refusal
 
 if TYPE_CHECKING:
     from corral.guard.gateway.core import Core
@@ -17,8 +17,6 @@ _TAIL = 64 * 1024
 
 _WHOLE = 1024 * 1024
 """The longest plain answer that is kept, in bytes, to read its usage from."""
-
-_RETRY_WHILE_LOADING = 2
 
 
 class Client(Protocol):
@@ -130,30 +128,30 @@ class Exchange:
             return
         client = self._client
         self._stream = content_type.startswith(b"text/event-stream")
-        out = [b"HTTP/1.1 %d %s\r\n" % (status, REASONS.get(status, b"Answer")), self._core.date]
-        if content_type:
-            out.append(b"Content-Type: %s\r\n" % content_type)
+        core = self._core
         if length is not None:
-            out.append(b"Content-Length: %d\r\n" % length)
+            framing = b"Content-Length: %d\r\n" % length
         elif status in (204, 304):
-            pass
+            framing = b""
         elif client.http10:
             client.keep_alive = False
+            framing = b""
         else:
-            self._chunked = True
-            out.append(b"Transfer-Encoding: chunked\r\n")
+            self._chunked = not client.head_only
+            framing = b"Transfer-Encoding: chunked\r\n"
         if not client.keep_alive:
-            out.append(b"Connection: close\r\n")
-        if status == 503:
-            out.append(b"Retry-After: %d\r\n" % _RETRY_WHILE_LOADING)
-        out.append(b"X-Request-Id: %b\r\n" % self.request_id.encode())
-        out.append(self._core.quota_headers.lines(self.visit.standing))
-        asked = self.visit.asked
-        if asked is not None and self.visit.route.kind is RouteClass.INFERENCE:
-            out.append(b"X-Corral-Max-Tokens: %d\r\n" % self._core.pipeline.cap(asked))
-        out.append(b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\r\n")
-        self._out = out
-        self._chunked = self._chunked and not client.head_only
+            framing += b"Connection: close\r\n"
+        visit = self.visit
+        if visit.cap:
+            framing += b"X-Corral-Max-Tokens: %d\r\n" % visit.cap
+        self._out = [
+            core.answer_start(status, content_type),
+            core.date,
+            framing,
+            b"X-Request-Id: %b\r\n" % self.request_id.encode(),
+            core.quota_headers.lines(visit.standing),
+            b"\r\n",
+        ]
 
     def answer_body(self, data: bytes) -> None:
         """Collect a piece of the body."""
@@ -237,9 +235,7 @@ class Exchange:
         self._core.pipeline.give_back(self.visit, self._core.now())
         route = self.visit.route
         message = f"All places are taken and the queue is full. Please try again in {math.ceil(retry_after)} seconds."
-        self._refuse(
-            Refusal("overloaded", message, route.errors, route.name, retry_after=retry_after), "refused"
-        )
+        self._refuse(Refusal("overloaded", message, route.errors, route.name, retry_after=retry_after), "refused")
 
     def timed_out(self) -> None:
         """The deadline has passed: give the slot up."""
@@ -259,9 +255,7 @@ class Exchange:
         if ending == "upstream-failed":
             self._core.pipeline.give_back(self.visit, self._core.now())
         route = self.visit.route
-        self._refuse(
-            Refusal(kind, f"No answer: {reason}.", route.errors, route.name, retry_after=2.0), ending
-        )
+        self._refuse(Refusal(kind, f"No answer: {reason}.", route.errors, route.name, retry_after=2.0), ending)
 
     def _refuse(self, refusal: Refusal, ending: str) -> None:
         if self._ended:

@@ -175,9 +175,7 @@ class UpstreamPool:
         self._open: set[UpstreamConnection] = set()
         self._opening: set[asyncio.Task[None]] = set()
         parts = urlsplit(upstream.url)
-        self._socket = (
-            upstream.url.removeprefix("unix:").removeprefix("//") if parts.scheme == "unix" else None
-        )
+        self._socket = upstream.url.removeprefix("unix:").removeprefix("//") if parts.scheme == "unix" else None
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self.host_header = b"localhost" if self._socket else parts.netloc.rpartition("@")[2].encode()
 
