@@ -38,9 +38,7 @@ class AccessLog:
     `dropped` counts the lines lost since the start, because the buffer was full or writing failed at the end.
     """
 
-    def __init__(
-        self, descriptor: int, *, path: str = "", text: bool = False, capacity: int = _CAPACITY
-    ) -> None:
+    def __init__(self, descriptor: int, *, path: str = "", text: bool = False, capacity: int = _CAPACITY) -> None:
         """Write to an open `descriptor`; `path` is where `reopen` finds it again, "" if it is no file."""
         self._descriptor = descriptor
         self._path = path
@@ -168,9 +166,9 @@ def json_line(finished: Finished) -> bytes:
         "refused": refused,
         "limit": limit,
         "stream": stream,
-        "waited": int(waited * 1e6) / 1e6,
-        "first_byte": int(first_byte * 1e6) / 1e6,
-        "duration": int(duration * 1e6) / 1e6,
+        "waited": round(waited, 6),
+        "first_byte": round(first_byte, 6),
+        "duration": round(duration, 6),
         "bytes_in": bytes_in,
         "bytes_out": bytes_out,
         "prompt_tokens": None if prompt < 0 else prompt,
@@ -202,9 +200,7 @@ def _json_note(at: float, dropped: int) -> bytes:
 
 
 def _text_note(at: float, dropped: int) -> bytes:
-    return (
-        f"{_timestamp(at)[11:23]} {dropped} lines of this log were lost: it was written too slowly\n".encode()
-    )
+    return f"{_timestamp(at)[11:23]} {dropped} lines of this log were lost: it was written too slowly\n".encode()
 
 
 def _printable(text: str) -> str:

@@ -203,7 +203,7 @@ def _child_environment(
     environ: Mapping[str, str], taken: dict[str, list[str]], noted: dict[str, str]
 ) -> dict[str, str]:
     """Take over what the environment says; `taken` and `noted` gain what the command line left open."""
-    child = dict(environ)
+    child = {name: value for name, value in environ.items() if not name.startswith("CORRAL_")}  # our own secrets
     named = set(taken)
     for variable, what in _TAKEN_ENVIRONMENT.items():
         value = child.pop(variable, "")
@@ -221,9 +221,7 @@ def _child_environment(
 def _host(taken: Mapping[str, list[str]]) -> str | None:
     host = _last(taken.get("host"))
     if host is not None and host.endswith(".sock"):
-        raise UsageError(
-            f"The guard answers on a TCP port, not on the Unix socket {host!r}; name a --host and --port."
-        )
+        raise UsageError(f"The guard answers on a TCP port, not on the Unix socket {host!r}; name a --host and --port.")
     return host
 
 

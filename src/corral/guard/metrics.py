@@ -130,9 +130,7 @@ class Metrics:
 
     def families(self) -> Iterator[Metric]:
         """Build every metric family from the counts as they stand."""
-        requests = CounterMetricFamily(
-            "corral_requests", "Ended requests.", labels=("route", "status", "ending")
-        )
+        requests = CounterMetricFamily("corral_requests", "Ended requests.", labels=("route", "status", "ending"))
         for (route, status, ending), count in self._requests.items():
             requests.add_metric((route, str(status), ending), count)
         yield requests
@@ -142,15 +140,11 @@ class Metrics:
         for (reason, limit), count in self._refusals.items():
             refusals.add_metric((reason, limit), count)
         yield refusals
-        tokens = CounterMetricFamily(
-            "corral_tokens", "Tokens that the server reported.", labels=("direction",)
-        )
+        tokens = CounterMetricFamily("corral_tokens", "Tokens that the server reported.", labels=("direction",))
         tokens.add_metric(("prompt",), self._prompt_tokens)
         tokens.add_metric(("completion",), self._completion_tokens)
         yield tokens
-        transferred = CounterMetricFamily(
-            "corral_bytes", "Bytes of requests and answers.", labels=("direction",)
-        )
+        transferred = CounterMetricFamily("corral_bytes", "Bytes of requests and answers.", labels=("direction",))
         transferred.add_metric(("in",), self._bytes_in)
         transferred.add_metric(("out",), self._bytes_out)
         yield transferred
@@ -161,9 +155,7 @@ class Metrics:
         )
         yield from self._client_families()
         yield from self._histogram_families()
-        build = GaugeMetricFamily(
-            "corral_build_info", "The version that runs; always 1.", labels=("version",)
-        )
+        build = GaugeMetricFamily("corral_build_info", "The version that runs; always 1.", labels=("version",))
         build.add_metric((__version__,), 1)
         yield build
         for name, help_text, read, is_counter in self._reads.values():

@@ -1,0 +1,212 @@
+"""What `corral guard` and `corral run` share: their options, the policy that follows from them, and what they say."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from corral.errors import PolicyError, UsageError
+
+if TYPE_CHECKING:
+    from corral.guard.launch_arguments import Launch
+    from corral.policy.model import Policy
+
+DEFAULT_WINDOW = 60.0
+"""Seconds that `--rate-limit` counts over where `--rate-window` is not given."""
+
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option("--policy", metavar="FILE", help="The policy to read, as corral.toml.", show_default=False),
+]
+ListenOn = Annotated[
+    str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where the guard answers.", show_default=False)
+]
+RateLimit = Annotated[
+    int | None,
+    typer.Option(
+        "--rate-limit", metavar="N", min=1, help="Requests of each client in --rate-window.", show_default=False
+    ),
+]
+RateWindow = Annotated[
+    float | None,
+    typer.Option(
+        "--rate-window", metavar="SECONDS", min=0.001, help="What --rate-limit counts over; 60.", show_default=False
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", metavar="N", min=1, help="Most tokens of one answer.", show_default=False),
+]
+MaxConcurrent = Annotated[
+    int | None,
+    typer.Option("--max-concurrent", metavar="N", min=1, help="Requests that run at once.", show_default=False),
+]
+Auth = Annotated[
+    Literal["auto", "keys", "none"] | None,
+    typer.Option(
+        "--auth",
+        help="keys: a key is demanded. none: nobody is asked. auto: keys, unless none is configured and only this "
+        "machine can reach the guard.",
+        show_default=False,
+    ),
+]
+AdminOn = Annotated[
+    str | None,
+    typer.Option("--admin", metavar="HOST:PORT", help="Where /metrics and /health answer.", show_default=False),
+]
+LogTo = Annotated[
+    str | None,
+    typer.Option(
+        "--log", metavar="FILE", help='One line a request: "-" is standard output, "" none.', show_default=False
+    ),
+]
+LogFormat = Annotated[
+    Literal["auto", "json", "text"] | None,
+    typer.Option("--log-format", help="auto: text on a terminal, JSON elsewhere.", show_default=False),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors, and a key that had to be made.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """The options as given; None is not given."""
+
+    policy: Path | None
+    listen: str | None
+    rate_limit: int | None
+    rate_window: float | None
+    max_tokens: int | None
+    max_concurrent: int | None
+    auth: str | None
+    admin: str | None
+    log: str | None
+    log_format: str | None
+
+    def overrides(self) -> dict[str, tuple[str, object]]:
+        """List the settings that the options name: the setting's name, the option's, and its value."""
+        named: dict[str, tuple[str, object]] = {
+            "listen.address": ("--listen", self.listen),
+            "generation.max_tokens": ("--max-tokens", self.max_tokens),
+            "concurrency.max_running": ("--max-concurrent", self.max_concurrent),
+            "auth": ("--auth", self.auth),
+            "admin.listen": ("--admin", self.admin),
+            "log.path": ("--log", self.log),
+            "log.format": ("--log-format", self.log_format),
+        }
+        return {key: (flag, value) for key, (flag, value) in named.items() if value is not None}
+
+
+def build_policy(
+    flags: Flags, environ: Mapping[str, str], *, upstream: str | None = None, launch: "Launch | None" = None
+) -> "Policy":
+    """Read the policy that will run; precedence: defaults < file < environment < the server's command line < flags.
+
+    Raises:
+        PolicyError: a setting or an option that names one is wrong.
+        UsageError: options contradict one another, or a key file cannot be read.
+
+    """
+    from corral.guard.resolve import read_key_file, with_keys, with_rate_limit  # noqa: PLC0415  # keeps --help fast
+    from corral.policy.load import load_policy  # noqa: PLC0415  # as above
+    from corral.policy.rules import check  # noqa: PLC0415  # as above
+
+    named = _launch_overrides(launch) if launch is not None else {}
+    if upstream is not None:
+        named["upstream.url"] = ("UPSTREAM", upstream if ":/" in upstream else f"http://{upstream}")
+    named |= flags.overrides()
+    policy = load_policy(
+        flags.policy,
+        overrides={key: value for key, (_, value) in named.items()},
+        flags={key: flag for key, (flag, _) in named.items()},
+        environ=environ,
+    )
+    amount, window = flags.rate_limit, flags.rate_window
+    if launch is not None:
+        amount, window = amount or launch.rate_limit, window or launch.rate_window
+        keys = [*launch.api_keys, *(key for path in launch.api_key_files for key in read_key_file(path))]
+        policy = with_keys(policy, keys, "api-key")
+    if amount is not None:
+        policy = with_rate_limit(policy, amount, window or DEFAULT_WINDOW)
+    elif window is not None:
+        raise UsageError("--rate-window says how long --rate-limit counts: write both, as in --rate-limit 30.")
+    for _, message in check(policy):
+        raise PolicyError(f"These options do not fit together: {message}")
+    return policy
+
+
+def _launch_overrides(launch: "Launch") -> dict[str, tuple[str, object]]:
+    """List the settings that the server's own command line names."""
+    from corral.guard.launch_arguments import DEFAULT_HOST, DEFAULT_PORT  # noqa: PLC0415  # keeps --help fast
+    from corral.policy.address import Endpoint  # noqa: PLC0415  # as above
+
+    named: dict[str, tuple[str, object]] = {"upstream.dialect": ("llama-server", "llamacpp")}
+    if launch.host is not None or launch.port is not None:
+        port = DEFAULT_PORT if launch.port is None else launch.port
+        named["listen.address"] = ("--host and --port", str(Endpoint(launch.host or DEFAULT_HOST, port)))
+    for key, flag, value in (
+        ("listen.tls_certificate", "--ssl-cert-file", launch.tls_certificate),
+        ("listen.tls_key", "--ssl-key-file", launch.tls_key),
+        ("generation.max_tokens", "--max-tokens", launch.max_tokens),
+    ):
+        if value is not None:
+            named[key] = (flag, value)
+    return named
+
+
+def run(policy: "Policy", *, launch: "Launch | None" = None, start_timeout: float = 0.0, quiet: bool = False) -> int:
+    """Serve until a signal ends it, and answer the exit status. A key that had to be made is shown here, once."""
+    import uvloop  # noqa: PLC0415  # keeps --help fast
+
+    from corral.guard.lifetime import serve  # noqa: PLC0415  # as above
+    from corral.guard.resolve import with_credentials  # noqa: PLC0415  # as above
+
+    policy, key = with_credentials(policy)
+
+    def say(sentence: str) -> None:
+        if not quiet:
+            tell(sentence)
+
+    def ready(running: "Policy") -> None:
+        if not quiet:
+            for sentence in summary(running, launch):
+                tell(sentence)
+        if key is not None:
+            tell(f"No key is configured, so one was made. It is shown once and kept nowhere:\n\n    {key}\n")
+            tell("Clients send it as `Authorization: Bearer KEY`. To keep one, put its hash in the policy's [[keys]].")
+
+    work = serve(policy, launch=launch, start_timeout=start_timeout, say=say, ready=ready)
+    status: int = uvloop.run(work)
+    return status
+
+
+def summary(policy: "Policy", launch: "Launch | None") -> list[str]:
+    """Say what runs: where it listens, whom it lets in, what it limits, and what is unwise about it."""
+    from corral.policy.explain import explain, warnings  # noqa: PLC0415  # keeps --help fast
+
+    if launch is not None:
+        policy = replace(
+            policy, upstream=replace(policy.upstream, url=f"{Path(launch.program).name} on a private socket")
+        )
+    sentences = explain(policy)
+    if policy.admin.listen is not None:
+        sentences.append(f"Metrics and health: http://{policy.admin.listen}/metrics and /health.")
+    notices = launch.notices if launch is not None else ()
+    return [*sentences, *(f"Note: {sentence}" for sentence in (*notices, *warnings(policy)))]
+
+
+def mention_unused_policy(flags: Flags, *, quiet: bool) -> None:
+    """Say that a corral.toml lies here which nobody named: a policy is only ever used when it was asked for."""
+    if flags.policy is None and not quiet and Path("corral.toml").is_file():
+        tell("A corral.toml lies here and is not used; name it with --policy corral.toml.")
+
+
+def tell(sentence: str) -> None:
+    """Print a line on standard error; where nobody reads it, nothing is wrong."""
+    try:
+        print(f"corral: {sentence}", file=sys.stderr, flush=True)  # noqa: T201  # this is the command line
+    except OSError:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  # until the process ends

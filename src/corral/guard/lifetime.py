@@ -1,0 +1,182 @@
+"""From start to end: the guard, its log, its metrics, and the server if it is Corral's child.
+
+SIGINT, SIGTERM and SIGHUP end it: no new connections, running requests finish (bounded by the policy), then the child
+is sent the same signal. A second one ends everything at once. SIGUSR1 opens the log's file anew, as logrotate wants
+it. When the child ends by itself, the guard ends too, with the child's status; nothing is started again.
+"""
+
+import asyncio
+import contextlib
+import gc
+import resource
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from corral.guard.access_log import AccessLog
+from corral.guard.admin import AdminServer
+from corral.guard.launch_arguments import Launch
+from corral.guard.launcher import START_TIMEOUT, Server, describe_ending
+from corral.guard.metrics import Metrics
+from corral.guard.service import Guard
+from corral.policy.address import Endpoint, parse_endpoint
+from corral.policy.model import Concurrency, Policy
+
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_AFTER_CRASH = 1.0  # seconds that requests get to end once the server is gone
+_FILES_BESIDES = 64  # descriptors that are no connections
+
+Say = Callable[[str], None]
+Ready = Callable[[Policy], None]
+
+
+class _Signals:
+    """The signals that end the guard: `stop` is set by the first, `at_once` by the second."""
+
+    def __init__(self, log: AccessLog | None) -> None:
+        self.stop = asyncio.Event()
+        self.at_once = asyncio.Event()
+        self.number: int = signal.SIGTERM
+        loop = asyncio.get_running_loop()
+        for number in _ENDING_SIGNALS:
+            loop.add_signal_handler(number, self._received, number)
+        if log is not None:
+            loop.add_signal_handler(signal.SIGUSR1, log.reopen)
+
+    def _received(self, number: int) -> None:
+        if self.stop.is_set():
+            self.at_once.set()
+        else:
+            self.number = number
+            self.stop.set()
+
+
+async def serve(
+    policy: Policy,
+    *,
+    launch: Launch | None = None,
+    start_timeout: float = START_TIMEOUT,
+    say: Say = lambda _: None,
+    ready: Ready = lambda _: None,
+) -> int:
+    """Guard until told to end; answers the process's exit status.
+
+    `policy.auth` is resolved ("keys" or "none"). With `launch`, the server is started first and its place taken for
+    `upstream`. `say` is told what happens, in sentences; `ready` gets the policy as it runs, with the address bound.
+
+    Raises:
+        CorralError: something could not be started; whatever had been is ended.
+
+    """
+    log = AccessLog.open(policy.log)
+    try:
+        signals = _Signals(log)
+        if launch is None:
+            return await _guard(policy, signals, log=log, server=None, say=say, ready=ready)
+        await _rehearse(policy)
+        server = Server(launch)
+        try:
+            server.start()
+            if not await _done(server.ready(start_timeout, say), unless=signals.stop):
+                return await _stop_server(server, signals)
+            return await _guard(_in_front_of(policy, server), signals, log=log, server=server, say=say, ready=ready)
+        finally:
+            await server.stop(patience=0)
+    finally:
+        if log is not None:
+            log.close()
+
+
+async def _rehearse(policy: Policy) -> None:
+    """Find out that an address is taken or a certificate unusable before a model is loaded for minutes."""
+    rehearsal = Guard(policy, access_log=None)
+    await rehearsal.start()
+    await rehearsal.stop(0)
+
+
+def _in_front_of(policy: Policy, server: Server) -> Policy:
+    """Point the policy at the child; as many requests run as it has slots, unless the operator said how many."""
+    concurrency = policy.concurrency
+    if server.slots and concurrency.max_running == Concurrency().max_running:
+        concurrency = replace(concurrency, max_running=min(server.slots, policy.upstream.max_connections))
+    return replace(policy, upstream=replace(policy.upstream, url=server.url), concurrency=concurrency)
+
+
+async def _guard(
+    policy: Policy, signals: _Signals, *, log: AccessLog | None, server: Server | None, say: Say, ready: Ready
+) -> int:
+    """Run the guard until a signal or the child's end; ends the child too."""
+    _allow_connections(policy, say)
+    metrics = None
+    if policy.admin.listen is not None:
+        metrics = Metrics()
+        if log is not None:
+            metrics.counter("corral_log_dropped", "Log lines lost.", lambda: log.dropped)
+    guard = Guard(policy, access_log=log, metrics=metrics)
+    admin = None
+    try:
+        await guard.start()
+        if metrics is not None and policy.admin.listen is not None:
+            endpoint = parse_endpoint(policy.admin.listen)
+            admin = AdminServer(metrics, (endpoint.host, endpoint.port))
+            await admin.start()
+            policy = replace(policy, admin=replace(policy.admin, listen=str(Endpoint(*admin.address))))
+        bound = str(Endpoint(*guard.address))
+        ready(replace(policy, listen=replace(policy.listen, address=bound)))
+        # What stands now stands until the end: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        if server is not None and await _done(server.ended(), unless=signals.stop):
+            status = await server.ended()
+            say(f"The server {describe_ending(status)}; the guard ends with it.")
+            await guard.stop(_AFTER_CRASH)
+            return status
+        await signals.stop.wait()
+        say("Ending: running requests may finish. A second signal ends them at once.")
+        drained = await _done(guard.stop(), unless=signals.at_once)
+        if server is not None:
+            return await _stop_server(server, signals)
+        return 0 if drained else 128 + signals.number
+    finally:
+        await guard.stop(0)
+        if admin is not None:
+            await admin.stop()
+
+
+async def _stop_server(server: Server, signals: _Signals) -> int:
+    """Hand the signal on to the child, and end it at once on the second one."""
+    if signals.at_once.is_set() or not await _done(server.stop(signals.number), unless=signals.at_once):
+        return await server.stop(patience=0)
+    return await server.ended()
+
+
+async def _done(work: Coroutine[Any, Any, object], *, unless: asyncio.Event) -> bool:
+    """Await `work`; False, and the work is cancelled, if the event comes first. Raises what the work raises."""
+    loop = asyncio.get_running_loop()
+    task, event = loop.create_task(work), loop.create_task(unless.wait())
+    try:
+        await asyncio.wait((task, event), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return True
+        return False
+    finally:
+        task.cancel()
+        event.cancel()
+        await asyncio.gather(task, event, return_exceptions=True)
+
+
+def _allow_connections(policy: Policy, say: Say) -> None:
+    """Raise the soft bound on open files to the hard one, and say so if even that is too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # some systems refuse "unlimited"
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = policy.bounds.max_connections + policy.upstream.max_connections + _FILES_BESIDES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        say(
+            f"This process may open {soft} files, but bounds.max_connections allows {policy.bounds.max_connections} "
+            "connections: raise the system's bound (ulimit -n) or lower the setting."
+        )
