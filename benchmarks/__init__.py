@@ -1,0 +1,1 @@
+"""Corral beside its peers on one machine: `python -m benchmarks` prints the comparison and writes latest.json."""

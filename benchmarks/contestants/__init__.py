@@ -1,0 +1,10 @@
+"""The servers that are compared, in the order in which they take turns."""
+
+from benchmarks.contestants.contestant import Contestant
+from benchmarks.contestants.corral import Corral
+from benchmarks.contestants.nginx import Nginx
+from benchmarks.contestants.slowapi import Slowapi
+
+CONTESTANTS: tuple[Contestant, ...] = (Nginx(), Corral(), Slowapi())
+
+__all__ = ["CONTESTANTS", "Contestant"]

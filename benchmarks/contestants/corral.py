@@ -1,0 +1,66 @@
+"""Corral's guard: keys, quotas, validation, clamping, places and log, as its users run it."""
+
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+from benchmarks.cases import KEY, Case
+from benchmarks.contestants.contestant import Setup
+from benchmarks.upstream import Upstream
+
+_POLICY = """\
+auth = "keys"
+
+[[keys]]
+name = "benchmark"
+sha256 = "{digest}"
+
+[[limits]]
+name = "client"
+quota = "{client}"
+per = "client"
+
+[[limits]]
+name = "address"
+quota = "1000000/second"
+per = "address"
+
+[upstream]
+max_connections = 128
+
+[concurrency]
+max_running = 128
+max_waiting = 128
+
+[log]
+format = "json"
+"""
+
+
+class Corral:
+    """One process, two limits on every request, one of them spent where it refuses."""
+
+    name = "corral"
+    conditions = (
+        "one process; a key is demanded, two quotas counted (refused: client 1/minute; else 1,000,000/second each), "
+        "128 places so that nobody waits; bodies parsed, checked, clamped and written anew; JSON log to a file"
+    )
+
+    def set_up(self, case: Case, port: int, upstream: Upstream, folder: Path) -> Setup:
+        """Write the policy."""
+        policy = _POLICY.format(
+            digest=sha256(KEY.encode()).hexdigest(),
+            client="1/minute" if case.refuses else "1000000/second",
+        )
+        command = (
+            str(Path(sys.executable).with_name("corral")),
+            "guard",
+            upstream.url,
+            "--listen",
+            f"127.0.0.1:{port}",
+            "--policy",
+            str(folder / "corral.toml"),
+            "--log",
+            str(folder / "access.jsonl"),
+        )
+        return Setup(command, {"corral.toml": policy})
