@@ -1,0 +1,30 @@
+"""A body of any size is read."""
+
+from collections.abc import Sequence
+
+from corral.scan.checks.base import Check
+from corral.scan.finding import Finding, Severity
+from corral.scan.observation import Observation
+from corral.scan.probes.single import Oversize
+
+
+class OversizeBody(Check):
+    """Sends 2 MiB of white space: with its length, and chunked without one."""
+
+    id = "proto.oversize"
+    title = "Oversized bodies are read"
+    severity = Severity.MEDIUM
+    why = "Memory and time go to whoever sends the most; a few connections fill the server with nothing."
+    refs = ("OWASP API4:2023", "CWE-770")
+    fix_corral = "corral guard http://localhost:8080 (bounds.max_body is 1 MiB, chunked or not)"
+    fix_other = "nginx: client_max_body_size 1m"
+    probe = Oversize(size=2 * 2**20)
+
+    def judge(self, seen: Sequence[Observation]) -> Finding:
+        """Safe is 413, or any refusal (or cut) before the body was sent whole; all else read the lot."""
+        read = [o for o in seen if o.status != 413 and not o.early]
+        if not seen or any(o.status is None and o.error in ("TimeoutError", "ConnectionRefusedError") for o in seen):
+            return self.inconclusive(*(observation.told() for observation in seen))
+        if read:
+            return self.vulnerable(*(f"{observation.told()}, after the whole body" for observation in read))
+        return self.safe(*(observation.told() for observation in seen))

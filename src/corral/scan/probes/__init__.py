@@ -1,0 +1,19 @@
+"""What is sent: each probe a frozen value. Equal probes are run once, and serve many checks."""
+
+from typing import Protocol
+
+from corral.scan.observation import Observation
+from corral.scan.wire import Wire
+
+
+class Probe(Protocol):
+    """Something to send. `phase` orders probes: what exhausts a quota comes last, so that it blinds nobody."""
+
+    @property
+    def phase(self) -> int:
+        """0 looks, 1 asks, 2 loads, 3 exhausts."""
+        ...
+
+    async def send(self, wire: Wire) -> list[Observation]:
+        """Send it, and return what was seen, in order; fewer than wanted where the budget ends."""
+        ...
