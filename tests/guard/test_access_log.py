@@ -79,10 +79,7 @@ def test_no_value_can_break_a_line() -> None:
 
 
 def test_a_text_line_is_short() -> None:
-    assert (
-        text_line(ANSWERED)
-        == b"22:13:20.123 200 POST chat.completions alice 1.500s waited 0.01s 12+64 tokens\n"
-    )
+    assert text_line(ANSWERED) == b"22:13:20.123 200 POST chat.completions alice 1.500s waited 0.01s 12+64 tokens\n"
     assert text_line(REFUSED) == (
         b"22:13:20.123 429 POST chat.completions 2001:db8::/64 0.000s quota-exceeded client\n"
     )
@@ -97,9 +94,7 @@ def test_lines_reach_the_file_in_order_and_nobody_else_may_read_it(tmp_path: Pat
     for number in range(500):
         log.record(ANSWERED._replace(request_id=str(number)))
     log.close()
-    assert [json.loads(line)["request_id"] for line in path.read_text().splitlines()] == [
-        *map(str, range(500))
-    ]
+    assert [json.loads(line)["request_id"] for line in path.read_text().splitlines()] == [*map(str, range(500))]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert log.dropped == 0
 
@@ -128,9 +123,7 @@ def test_after_reopen_the_new_file_is_written(tmp_path: Path) -> None:
     assert b'"old"' in (tmp_path / "access.log.1").read_bytes() + path.read_bytes()
 
 
-def test_a_path_that_cannot_be_reopened_keeps_the_old_file(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_path_that_cannot_be_reopened_keeps_the_old_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
     path = folder / "access.log"

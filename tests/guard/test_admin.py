@@ -4,11 +4,12 @@ import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
+import uvloop
 
-from corral.errors import CorralError
 from corral.guard import admin
 from corral.guard.admin import AdminServer
 from corral.guard.metrics import Metrics
+from corral.guard.service import ListenError
 
 
 async def ask(server: AdminServer, request: bytes) -> bytes:
@@ -38,13 +39,12 @@ def run(scene: Callable[[AdminServer], Awaitable[None]]) -> None:
             await server.stop()
 
     asyncio.run(play())
+    uvloop.run(play())
 
 
 def test_metrics_are_prometheus_text() -> None:
     async def scene(server: AdminServer) -> None:
-        head, _, body = (await ask(server, b"GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\n\r\n")).partition(
-            b"\r\n\r\n"
-        )
+        head, _, body = (await ask(server, b"GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\n\r\n")).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4")
         assert f"Content-Length: {len(body)}".encode() in head
         assert b"corral_build_info" in body
@@ -105,7 +105,7 @@ def test_an_address_in_use_is_said() -> None:
     async def play() -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             server = AdminServer(Metrics(), taken.getsockname())
-            with pytest.raises(CorralError, match="in use"):
+            with pytest.raises(ListenError, match="in use"):
                 await server.start()
             await server.stop()
 

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 def guard(
     upstream: Annotated[
         str | None,
-        typer.Argument(metavar="[UPSTREAM]", help="The server: http://host:port or unix:/path.", show_default=False),
+        typer.Argument(metavar="UPSTREAM", help="The server: http://host:port or unix:/path.", show_default=False),
     ] = None,
     *,
     policy: serving.PolicyFile = None,

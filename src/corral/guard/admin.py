@@ -5,13 +5,13 @@ one answer and lives a few seconds at most.
 """
 
 import asyncio
-import socket
 from collections.abc import Callable
+from typing import cast
 
 import httptools
 
-from corral.errors import CorralError
 from corral.guard.metrics import CONTENT_TYPE, Metrics
+from corral.guard.service import ListenError
 
 _MAX_CONNECTIONS = 16
 _MAX_HEAD = 8 * 1024  # bytes of one request
@@ -31,7 +31,7 @@ class AdminServer:
         """Begin to listen.
 
         Raises:
-            CorralError: the address cannot be listened on.
+            ListenError: the address cannot be listened on.
 
         """
         host, port = self.address
@@ -40,9 +40,8 @@ class AdminServer:
             self._server = await loop.create_server(
                 lambda: _Connection(self._metrics.exposition, self._connections), host, port
             )
-        except (OSError, socket.gaierror) as error:
-            reason = error.strerror or str(error)
-            raise CorralError(f"The metrics listener cannot use {host}:{port}: {reason}.") from None
+        except OSError as error:
+            raise ListenError(f"Metrics cannot be served on {host}:{port}: {error.strerror or error}.") from None
         bound = self._server.sockets[0].getsockname()
         self.address = (bound[0], bound[1])
 
@@ -72,11 +71,10 @@ class _Connection(asyncio.Protocol):
         self._head_only = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses of asyncio's
         if len(self._connections) >= _MAX_CONNECTIONS:
             self._answered = True
-            transport.abort()
+            self.abort()
             return
         self._connections.add(self)
         self._end = asyncio.get_running_loop().call_later(_LIFETIME, self.abort)

@@ -190,7 +190,7 @@ class Server:
 
     def _client(self) -> httpx2.AsyncClient:
         transport = httpx2.AsyncHTTPTransport(uds=self.url.removeprefix("unix:"))
-        return httpx2.AsyncClient(transport=transport, base_url="http://server", timeout=5.0)
+        return httpx2.AsyncClient(transport=transport, base_url="http://server", timeout=5.0, trust_env=False)
 
 
 def describe_ending(status: int) -> str:

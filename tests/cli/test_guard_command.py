@@ -1,0 +1,140 @@
+"""`corral guard`, in front of the real llama-server."""
+
+import json
+import re
+import signal
+import socket
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from corral.demo.llama_server import LlamaServer
+from running_commands import Start
+
+pytestmark = pytest.mark.e2e
+
+
+def ask(url: str, key: str = "") -> int:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    body = {"prompt": "hi", "n_predict": 2}
+    return httpx2.post(f"{url}/completion", json=body, headers=headers, trust_env=False, timeout=30).status_code
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_guards_until_a_signal_ends_it(corral: Start, llama_server: LlamaServer, number: int) -> None:
+    command = corral("guard", llama_server.url, "--listen", "127.0.0.1:0", "--rate-limit", "2")
+    assert [ask(command.url) for _ in range(3)] == [200, 200, 429]
+    assert "2 requests per minute" in command.errors
+    command.signal(number)
+    assert command.wait() == 0
+
+
+def test_requests_are_logged_to_a_file_that_can_be_moved(
+    corral: Start, llama_server: LlamaServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "access.log"
+    command = corral("guard", llama_server.url, "--listen", "127.0.0.1:0", "--log", path)
+    assert ask(command.url) == 200
+    path.rename(tmp_path / "access.log.1")
+    command.signal(signal.SIGUSR1)
+    while not path.exists():
+        assert ask(command.url) == 200
+    assert ask(command.url) == 200
+    command.signal(signal.SIGTERM)
+    assert command.wait() == 0
+    lines = (tmp_path / "access.log.1").read_text().splitlines() + path.read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert {entry["route"] for entry in entries} == {"completion"}
+    assert {entry["status"] for entry in entries} == {200}
+    assert json.loads(path.read_text().splitlines()[-1])["completion_tokens"] == 2
+
+
+def test_metrics_have_a_listener_of_their_own(corral: Start, llama_server: LlamaServer) -> None:
+    command = corral("guard", llama_server.url, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    assert ask(command.url) == 200
+    admin = command.said(r"Metrics and health: (http://127.0.0.1:\d+)/metrics").group(1)
+    assert httpx2.get(f"{admin}/health", trust_env=False).json() == {"status": "ok"}
+    text = httpx2.get(f"{admin}/metrics", trust_env=False).text
+    assert 'corral_requests_total{ending="answered",route="completion",status="200"} 1.0' in text
+    assert "corral_log_dropped_total 0.0" in text
+    assert "corral_running_requests 0.0" in text
+
+
+def test_a_key_is_made_where_one_is_demanded_and_none_is_there(
+    corral: Start, llama_server: LlamaServer, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    port = _free_port()
+    arguments = ("--listen", f"127.0.0.1:{port}", "--auth", "keys", "--quiet", "--log", log)
+    command = corral("guard", llama_server.url, *arguments)
+    key = command.said(r"(?m)^ +(crl_\w{49})$").group(1)
+    url = f"http://127.0.0.1:{port}"
+    assert (ask(url), ask(url, key)) == (401, 200)
+    command.signal(signal.SIGTERM)
+    assert command.wait() == 0
+    assert command.errors.count(key) == 1
+    assert key not in log.read_text()
+    assert "Listens on" not in command.errors
+
+
+def test_quiet_is_quiet(corral: Start, llama_server: LlamaServer, tmp_path: Path) -> None:
+    (tmp_path / "corral.toml").write_text("")
+    port = _free_port()
+    command = corral("guard", llama_server.url, "--listen", f"127.0.0.1:{port}", "--quiet")
+    while True:
+        try:
+            assert ask(f"http://127.0.0.1:{port}") == 200
+            break
+        except httpx2.ConnectError:
+            assert command.process.poll() is None
+    command.signal(signal.SIGTERM)
+    assert command.wait() == 0
+    assert command.errors == ""
+
+
+def test_a_policy_is_used_when_it_is_named(corral: Start, llama_server: LlamaServer, tmp_path: Path) -> None:
+    policy = tmp_path / "corral.toml"
+    policy.write_text(f'[listen]\naddress = "127.0.0.1:0"\n[upstream]\nurl = "{llama_server.url}"\n')
+    assert ask(corral("guard", "--policy", policy).url) == 200
+    unnamed = corral("guard", llama_server.url, "--listen", "127.0.0.1:0")
+    unnamed.said("A corral.toml lies here and is not used")
+
+
+def test_an_address_in_use_is_said(corral: Start, llama_server: LlamaServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = corral("guard", llama_server.url, "--listen", address)
+        assert command.wait() == 3
+        admin = corral("guard", llama_server.url, "--listen", "127.0.0.1:0", "--admin", address)
+        assert admin.wait() == 3
+    for errors in (command.errors, admin.errors):
+        assert address in errors
+        assert "in use" in errors
+        assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "Say which server to guard"),
+        (("ftp://x",), "is no server"),
+        (("127.0.0.1:1", "--listen", "nowhere"), "--listen"),
+        (("127.0.0.1:1", "--rate-window", "5"), "--rate-limit"),
+        (("127.0.0.1:1", "--rate-limit", "0"), "greater than or equal to 1"),
+        (("127.0.0.1:1", "--max-concurrent", "1000"), "max_connections"),
+        (("127.0.0.1:1", "--log", "no/such/folder"), "cannot be opened"),
+    ],
+)
+def test_what_cannot_be_ends_with_status_2(corral: Start, arguments: tuple[str, ...], said: str) -> None:
+    command = corral("guard", *arguments, environ={"COLUMNS": "200"})
+    assert command.wait() == 2
+    command.said(re.escape(said))
+    assert "Traceback" not in command.errors
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
