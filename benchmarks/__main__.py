@@ -91,7 +91,7 @@ def main(options: argparse.Namespace) -> int:
             results.append(bench.measure(case, _entrants(case, options.contestants)))
             _progress("")
             print(report.table(results[-1]))
-            print(_seen(results[-1]), "\n")
+            print(_seen(results[-1]))
     outcomes = judge(results)
     print(report.bars(outcomes))
     taken = datetime.now(UTC).isoformat(timespec="seconds")
@@ -103,7 +103,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _seen(result: Result) -> str:
     samples = [f"  {series.contestant} answers {series.sample.words}" for series in result.series]
-    return "\n".join(samples) if result.case.refuses and not result.case.varied else ""
+    return "\n".join([*samples, ""]) if result.case.refuses and not result.case.varied else ""
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:

@@ -62,6 +62,8 @@ def notes(result: Result) -> list[str]:
                 f"{series.contestant} used {server:.0%} of its core, so something else held it back "
                 f"(wrk {client:.0%}, upstream {upstream:.0%} of a core): its figure is a lower bound"
             )
+        elif client > _BUSY:
+            said.append(f"wrk's core was full as well while it loaded {series.contestant}: its figure is a lower bound")
         if _cpu(series, "others_cpu") > 0.05:
             said.append(f"others took {_cpu(series, 'others_cpu'):.0%} of the core of {series.contestant} meanwhile")
     return said
