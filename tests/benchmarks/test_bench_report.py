@@ -1,0 +1,78 @@
+import json
+
+import pytest
+from benchmarks.bars import BARS, judge
+from benchmarks.cases import CASES, VARIED, Case
+from benchmarks.measure import Plan, Result, Run, Series
+from benchmarks.report import bars, document, notes, table
+from benchmarks.sample import Sample
+from benchmarks.wrk import Load
+
+SAMPLE = Sample(200, (("Content-Type", "application/json"),), b"{}")
+
+
+def run(rate: float, *, server: float = 0.99, wrk: float = 0.5) -> Run:
+    return Run(Load(int(rate), 1.0, 0, 0, 1.0, 2.0, wrk), server, 0.3, 0.0)
+
+
+def series(name: str, *rates: float, server: float = 0.99) -> Series:
+    runs = [run(rate, server=server) for rate in rates]
+    return Series(name, SAMPLE, runs, Load(10, 1.0, 0, 0, 0.5, 1.5, 0.1))
+
+
+def result(case: Case, nginx: float, corral: float, slowapi: float) -> Result:
+    each = (
+        series("nginx", nginx * 0.9, nginx, nginx * 1.1),
+        series("corral", corral * 0.9, corral, corral * 1.1),
+        series("slowapi", slowapi, slowapi, slowapi),
+    )
+    return Result(case, each, "TCP")
+
+
+@pytest.fixture
+def results() -> list[Result]:
+    return [
+        result(CASES[0], 100_000, 61_000, 3_000),
+        result(CASES[1], 50_000, 19_000, 350),
+        result(CASES[2], 5_000, 5_500, 200),
+        result(VARIED[0], 100_000, 40_000, 3_000),
+    ]
+
+
+def test_the_document_has_the_promised_shape(results: list[Result]) -> None:
+    content = document(results, judge(results), {"cpu": "x", "cores": 2}, Plan(), "2026-01-01T00:00:00+00:00")
+    assert json.loads(json.dumps(content)) == content
+    assert content["machine"] == {"cpu": "x", "cores": 2}
+    assert content["cases"] == {
+        "refused": {"nginx": 100_000, "corral": 61_000, "slowapi": 3_000},
+        "proxied": {"nginx": 50_000, "corral": 19_000, "slowapi": 350},
+        "sse": {"nginx": 5_000, "corral": 5_500, "slowapi": 200},
+    }
+    assert content["spread"]["refused"]["corral"]["min"] == 54_900
+    assert content["varied"]["refused-varied"]["corral"] == 40_000
+
+
+def test_each_bar_is_judged_by_its_ratio(results: list[Result]) -> None:
+    outcomes = judge(results)
+    assert [outcome.bar for outcome in outcomes] == list(BARS)
+    assert [outcome.passed for outcome in outcomes] == [True, False, True, True]
+    assert bars(outcomes).count("\npass ") == 3
+    assert "FAIL  proxied" in bars(outcomes)
+
+
+def test_a_bar_whose_peer_was_not_measured_is_left_out(results: list[Result]) -> None:
+    alone = [Result(CASES[0], (series("corral", 1.0),), "TCP")]
+    assert judge(alone) == []
+    assert judge([]) == []
+
+
+def test_the_table_shows_each_contestant_with_its_ratio(results: list[Result]) -> None:
+    lines = table(results[0]).splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["nginx", "corral", "slowapi"]
+    assert "0.610 (0.61–0.61)" in lines[3]  # a range is written with an en dash
+
+
+def test_a_contestant_that_did_not_fill_its_core_is_noted() -> None:
+    idle = Result(CASES[0], (series("nginx", 100.0, server=0.6), series("corral", 50.0)), "TCP")
+    assert [note.split()[0] for note in notes(idle)] == ["nginx"]
+    assert "lower bound" in notes(idle)[0]

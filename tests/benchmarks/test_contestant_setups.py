@@ -1,0 +1,73 @@
+import subprocess
+import sys
+import tomllib
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from benchmarks.cases import CASES, KEY, VARIED, Case
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.contestants.corral import Corral
+from benchmarks.contestants.nginx import Nginx
+from benchmarks.contestants.slowapi import Slowapi
+from benchmarks.upstream import Upstream
+
+if TYPE_CHECKING:
+    from benchmarks.processes import Process
+
+REFUSED, PROXIED, SSE = CASES
+NOBODY = cast("Process", SimpleNamespace())
+BY_PORT = Upstream(NOBODY, 18081, None)
+BY_SOCKET = Upstream(NOBODY, 0, Path("/tmp/model.sock"))
+
+
+def nginx_conf(case: Case, upstream: Upstream = BY_PORT) -> str:
+    return Nginx().set_up(case, 18080, upstream, Path("/tmp/x")).files["nginx.conf"]
+
+
+def test_every_contestant_has_a_name_of_its_own_and_states_its_conditions() -> None:
+    assert len({contestant.name for contestant in CONTESTANTS}) == len(CONTESTANTS)
+    assert all(contestant.conditions for contestant in CONTESTANTS)
+
+
+def test_nginx_limits_only_where_it_is_to_refuse() -> None:
+    assert "limit_req_status 429;" in nginx_conf(REFUSED)
+    assert "limit_req_status" not in nginx_conf(PROXIED)
+
+
+def test_nginx_does_not_buffer_streams() -> None:
+    assert "proxy_buffering off;" in nginx_conf(SSE)
+    assert "proxy_buffering on;" in nginx_conf(PROXIED)
+
+
+def test_nginx_keeps_its_connections_to_either_upstream() -> None:
+    assert "server 127.0.0.1:18081;" in nginx_conf(PROXIED)
+    assert "server unix:/tmp/model.sock;" in nginx_conf(SSE, BY_SOCKET)
+    assert 'proxy_set_header Connection "";' in nginx_conf(PROXIED)
+
+
+@pytest.mark.parametrize("case", [*CASES, *VARIED], ids=lambda case: case.name)
+def test_corrals_policy_demands_the_key_and_counts_two_quotas(case: Case) -> None:
+    policy = tomllib.loads(Corral().set_up(case, 18080, BY_PORT, Path("/tmp/x")).files["corral.toml"])
+    assert policy["auth"] == "keys"
+    assert policy["keys"][0]["sha256"] == sha256(KEY.encode()).hexdigest()
+    assert [limit["per"] for limit in policy["limits"]] == ["client", "address"]
+    assert policy["limits"][0]["quota"] == ("1/minute" if case.refuses else "1000000/second")
+    assert policy["concurrency"]["max_running"] >= 64
+
+
+def test_corral_checks_the_policy_that_it_is_measured_with(tmp_path: Path) -> None:
+    setup = Corral().set_up(PROXIED, 18080, BY_PORT, tmp_path)
+    (tmp_path / "corral.toml").write_text(setup.files["corral.toml"])
+    command = [sys.executable, "-m", "corral", "check", str(tmp_path / "corral.toml")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_slowapi_gets_the_same_limits() -> None:
+    refused = Slowapi().set_up(REFUSED, 18080, BY_PORT, Path("/tmp/x")).command
+    proxied = Slowapi().set_up(SSE, 18080, BY_SOCKET, Path("/tmp/x")).command
+    assert refused[-2:] == ("http://127.0.0.1:18081", "1/minute")
+    assert proxied[-2:] == ("unix:/tmp/model.sock", "1000000/second")
