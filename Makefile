@@ -1,0 +1,57 @@
+# Everything sets itself up: python3 (3.11 or newer, with venv), make and gcc are all that must be there.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LOCK := requirements/dev.lock
+# Debian builds its Python with profile-guided optimisation, which makes the guard a third faster.
+PYTHON ?= $(shell scripts/find-python)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench docs reference lock clean
+
+help:  ## Say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Make the virtual environment, from the lock
+
+$(READY): pyproject.toml $(LOCK) scripts/find-python
+	@test -n "$(PYTHON)" || { echo "Corral needs Python 3.11 or newer with venv: apt-get install python3 python3-venv" >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $(READY)
+
+demo: $(READY)  ## Scan a real llama-server bare, guard it, and scan it again
+	$(BIN)/corral demo
+
+test: $(READY) lint  ## Run every check and every test
+	scripts/install-servers test
+	$(BIN)/python -m pytest -n 2 --cov --cov-report= -q
+	@$(BIN)/python -m coverage report --include='src/corral/engine/*,src/corral/policy/*' --fail-under=95 > .coverage.txt \
+	  || { cat .coverage.txt; exit 1; }
+	@tail -n 1 .coverage.txt | sed 's/^TOTAL/coverage of engine and policy:/'
+
+lint: $(READY)  ## Check style, types and the direction of imports
+	$(BIN)/ruff check --quiet src tests benchmarks scripts
+	$(BIN)/ruff format --quiet --check src tests benchmarks scripts
+	$(BIN)/mypy --no-error-summary src
+	$(BIN)/lint-imports --no-logo > .imports.txt || { cat .imports.txt; exit 1; }
+
+bench: $(READY)  ## Measure beside nginx and slowapi
+	scripts/install-servers bench
+	$(BIN)/python -m benchmarks
+
+docs: $(READY)  ## Build the site
+	$(BIN)/zensical build --clean
+
+reference: $(READY)  ## Write the generated pages of the docs anew
+	$(BIN)/python scripts/generate_reference.py
+
+lock: $(READY)  ## Renew the lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" --extra demo --group dev \
+	  --output-file $(LOCK) pyproject.toml
+
+clean:  ## Remove what was made
+	rm -rf $(VENV) site build dist .coverage* .imports.txt .mypy_cache .ruff_cache .pytest_cache .hypothesis
