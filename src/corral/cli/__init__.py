@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from corral import __version__
-from corral.cli import check, guard, init, run
+from corral.cli import check, demo, guard, init, run, scan
 from corral.errors import CorralError
 
-COMMANDS = (init, check, guard, run)
+COMMANDS = (scan, guard, run, init, check, demo)
 
 _EPILOG = (
     "Exit codes: 0 all went well · 1 a scan found what --fail-on names · 2 the command line or the policy is wrong · "

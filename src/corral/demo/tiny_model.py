@@ -13,10 +13,46 @@ from corral.errors import UsageError
 
 _HEADS = 4
 _WORDS = (
-    "a about and as at be but by can could do for from had have he her his if in into is it like more no not of on one "
-    "or other out people she so some than that the their then there they this time to two up was we were what when "
-    "which who will with would you"
-).split()
+    *(
+        "a",
+        "about",
+        "and",
+        "as",
+        "at",
+        "be",
+        "but",
+        "by",
+        "can",
+        "could",
+        "do",
+        "for",
+        "from",
+        "had",
+        "have",
+        "he",
+        "her",
+    ),
+    *(
+        "his",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "like",
+        "more",
+        "no",
+        "not",
+        "of",
+        "on",
+        "one",
+        "or",
+        "other",
+        "out",
+        "she",
+    ),
+    *("so", "some", "than", "that", "the", "their", "then", "there", "they", "this", "time", "to", "two", "up", "was"),
+)
 
 
 def write_tiny_llama(path: Path, *, width: int = 64, layers: int = 2, context: int = 4096, seed: int = 0) -> None:
@@ -58,7 +94,7 @@ def write_tiny_llama(path: Path, *, width: int = 64, layers: int = 2, context: i
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
-    _add_weights(writer, np, width, layers, len(tokens), seed)
+    _add_weights(writer, np, width=width, layers=layers, vocabulary=len(tokens), seed=seed)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -77,7 +113,7 @@ def _vocabulary(gguf: Any) -> tuple[list[bytes], list[Any], list[float]]:
     return list(tokens), list(types), list(scores)
 
 
-def _add_weights(writer: Any, np: Any, width: int, layers: int, vocabulary: int, seed: int) -> None:
+def _add_weights(writer: Any, np: Any, *, width: int, layers: int, vocabulary: int, seed: int) -> None:
     random = np.random.default_rng(seed)
 
     def weights(*shape: int) -> Any:
@@ -87,7 +123,7 @@ def _add_weights(writer: Any, np: Any, width: int, layers: int, vocabulary: int,
     embedding[:, 0] = 1.0
     output[:, 0] = 0.0
     printable = {10, *range(32, 127)}
-    output[[0, 1, 2, *(3 + byte for byte in range(256) if byte not in printable)], 0] = -10.0
+    output[[0, 1, 2, *(3 + byte for byte in range(256) if byte not in printable)], 0] = -1000.0
     writer.add_tensor("token_embd.weight", embedding)
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     writer.add_tensor("output.weight", output)
@@ -95,8 +131,11 @@ def _add_weights(writer: Any, np: Any, width: int, layers: int, vocabulary: int,
         block = f"blk.{layer}"
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"{block}.{norm}.weight", np.ones(width, np.float32))
-        for matrix in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        for matrix in ("attn_q", "attn_k", "attn_v"):
             writer.add_tensor(f"{block}.{matrix}.weight", weights(width, width))
         for matrix in ("ffn_gate", "ffn_up"):
             writer.add_tensor(f"{block}.{matrix}.weight", weights(4 * width, width))
-        writer.add_tensor(f"{block}.ffn_down.weight", weights(width, 4 * width))
+        for matrix, inputs in (("attn_output", width), ("ffn_down", 4 * width)):
+            into_stream = weights(width, inputs)
+            into_stream[0] = 0.0  # the constant dimension stays what the embedding made it
+            writer.add_tensor(f"{block}.{matrix}.weight", into_stream)

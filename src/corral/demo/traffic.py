@@ -9,8 +9,8 @@ from time import perf_counter
 import httpx2
 
 _HONEST_TOKENS = 16
-_FLOOD_TOKENS = 1024
-_PATIENCE = 15.0
+_FLOOD_TOKENS = 128
+_PATIENCE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ async def _abuse(url: str, client: httpx2.AsyncClient) -> None:
 
 
 async def honest_beside_flood(
-    url: str, key: str | None, floods: Sequence[Flood], *, requests: int = 12, pause: float = 0.2
+    url: str, key: str | None, floods: Sequence[Flood], *, requests: int = 8, pause: float = 0.2
 ) -> Latency:
     """Let an honest client make `requests` requests, `pause` seconds apart, while `floods` never stop asking.
 

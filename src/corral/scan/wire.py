@@ -109,7 +109,7 @@ class Wire:
             self.budget.refund(tokens - min(tokens, seen.events))
         return seen
 
-    async def _exchange(  # noqa: PLR0917  # private, and called in one place
+    async def _exchange(  # private, and called in one place
         self,
         method: str,
         path: str,

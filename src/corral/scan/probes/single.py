@@ -1,11 +1,15 @@
 """Single requests, one after the other."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 from corral.scan.budget import BudgetSpentError
-from corral.scan.observation import Observation
+from corral.scan.observation import Observation, Reply
 from corral.scan.wire import Wire
+
+_LONGEST_WAIT = 10
+"""Seconds that a probe waits at most because it was told to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,21 @@ class Ask:
             key = "with the key" if self.authorised and wire.key else "without a key"
             shown = f"“{self.text}”" if self.text else "an empty prompt"
             sent = f"POST {route}: {shown}, 1 token, {key}"
-            seen.append(await wire.post(body, sent, path=route, authorised=self.authorised))
+            answer = await wire.post(body, sent, path=route, authorised=self.authorised)
+            wait = _short_wait(answer)
+            if wait is not None and not self.authorised:  # throttled, which says nothing of what a calmer client gets
+                await asyncio.sleep(wait)
+                answer = await wire.post(body, sent, path=route, authorised=self.authorised)
+            seen.append(answer)
         return seen
+
+
+def _short_wait(answer: Observation) -> float | None:
+    """Read how long a refused request should wait, if that is short enough to do so."""
+    said = answer.headers.get("retry-after", "")
+    if answer.reply is Reply.DENY and said.isdecimal() and int(said) <= _LONGEST_WAIT:
+        return float(said)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
