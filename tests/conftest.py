@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from running_guard import start_guard
-
 from corral.demo.llama_server import LlamaServer
 from corral.demo.tiny_model import write_tiny_llama
+from running_guard import start_guard
 
 __all__ = ["start_guard"]
 

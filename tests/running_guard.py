@@ -177,9 +177,7 @@ def start_guard() -> Iterator[GuardFactory]:
             server.port = upstream.sockets[0].getsockname()[1]
             here = replace(
                 policy,
-                listen=replace(policy.listen, address="127.0.0.1:0")
-                if policy.listen == Listen()
-                else policy.listen,
+                listen=replace(policy.listen, address="127.0.0.1:0") if policy.listen == Listen() else policy.listen,
                 upstream=replace(policy.upstream, url=f"http://127.0.0.1:{server.port}")
                 if policy.upstream.url == Upstream().url
                 else policy.upstream,

@@ -123,10 +123,7 @@ def test_a_trusted_proxy_is_believed_for_its_last_hop_only(start_guard):
     assert status(guard.exchange(headers="X-Forwarded-For: 192.0.2.1\r\n")) == 200
     assert status(guard.exchange(headers="X-Forwarded-For: 192.0.2.2\r\n")) == 200
     assert status(guard.exchange(headers="X-Forwarded-For: 198.51.100.9, 192.0.2.2\r\n")) == 429
-    assert (
-        status(guard.exchange(headers="X-Forwarded-For: 198.51.100.9\r\nX-Forwarded-For: 192.0.2.2\r\n"))
-        == 429
-    )
+    assert status(guard.exchange(headers="X-Forwarded-For: 198.51.100.9\r\nX-Forwarded-For: 192.0.2.2\r\n")) == 429
     assert [record.address for record in guard.settled(4)] == [
         "192.0.2.1",
         "192.0.2.2",
@@ -202,7 +199,8 @@ def test_the_maximum_is_clamped_and_told(start_guard, asked, sent):
      b'{"messages":[{"role":"user","content":"hi"}],"temperature":NaN}',
      b'{"messages":[{"role":"user","content":"hi"}],"max_tokens":"many"}',
      b'{"messages":[{"role":"user","content":"hi"}],"grammar":"root ::= root"}',
-     b'{"a":' * 50 + b"1" + b"}" * 50, b"\xff\xfe", b'{"messages":[{"role":"user","content":"' + b"x" * 40000 + b'"}]}'],
+     b'{"a":' * 50 + b"1" + b"}" * 50, b"\xff\xfe",
+     b'{"messages":[{"role":"user","content":"' + b"x" * 40000 + b'"}]}'],
 )  # fmt: skip
 def test_a_bad_body_is_the_clients_fault_and_never_reaches_the_server(start_guard, raw):
     guard = start_guard()

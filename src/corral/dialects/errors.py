@@ -8,25 +8,30 @@ from corral.dialects.model import ErrorStyle, Problem
 
 _PROBLEMS = "https://iana.org/assignments/http-problem-types#"
 
+_INVALID = "invalid_request_error"
+_LIMITED = "rate_limit_error"
+_AWAY = "unavailable_error"
+_REDUCED = "temporary-reduced-capacity"
+
 # kind: (status, OpenAI's type, its code, Anthropic's type, llama.cpp's type, the IETF problem type)
 _KINDS: dict[str, tuple[int, str, str, str, str, str]] = {
-    "invalid_request": (400, "invalid_request_error", "invalid_request", "invalid_request_error", "invalid_request_error", ""),
-    "bad_http": (400, "invalid_request_error", "bad_http", "invalid_request_error", "invalid_request_error", ""),
-    "missing_api_key": (401, "invalid_request_error", "missing_api_key", "authentication_error", "authentication_error", ""),
-    "invalid_api_key": (401, "invalid_request_error", "invalid_api_key", "authentication_error", "authentication_error", ""),
-    "forbidden": (403, "invalid_request_error", "forbidden", "permission_error", "permission_error", ""),
-    "not_found": (404, "invalid_request_error", "not_found", "not_found_error", "not_found_error", ""),
-    "method_not_allowed": (405, "invalid_request_error", "method_not_allowed", "invalid_request_error", "invalid_request_error", ""),
-    "timeout": (408, "invalid_request_error", "timeout", "invalid_request_error", "invalid_request_error", ""),
-    "payload_too_large": (413, "invalid_request_error", "payload_too_large", "request_too_large", "invalid_request_error", ""),
-    "unsupported_media_type": (415, "invalid_request_error", "unsupported_media_type", "invalid_request_error", "invalid_request_error", ""),
-    "quota_exceeded": (429, "requests", "rate_limit_exceeded", "rate_limit_error", "rate_limit_error", "quota-exceeded"),
-    "too_many_failed_logins": (429, "requests", "too_many_failed_requests", "rate_limit_error", "rate_limit_error", "quota-exceeded"),
-    "headers_too_large": (431, "invalid_request_error", "headers_too_large", "request_too_large", "invalid_request_error", ""),
-    "upstream_unavailable": (502, "server_error", "upstream_unavailable", "api_error", "unavailable_error", ""),
-    "overloaded": (503, "server_error", "overloaded", "overloaded_error", "unavailable_error", "temporary-reduced-capacity"),
-    "internal": (503, "server_error", "internal", "api_error", "server_error", "temporary-reduced-capacity"),
-    "upstream_timeout": (504, "server_error", "upstream_timeout", "api_error", "unavailable_error", ""),
+    "invalid_request": (400, _INVALID, "invalid_request", _INVALID, _INVALID, ""),
+    "bad_http": (400, _INVALID, "bad_http", _INVALID, _INVALID, ""),
+    "missing_api_key": (401, _INVALID, "missing_api_key", "authentication_error", "authentication_error", ""),
+    "invalid_api_key": (401, _INVALID, "invalid_api_key", "authentication_error", "authentication_error", ""),
+    "forbidden": (403, _INVALID, "forbidden", "permission_error", "permission_error", ""),
+    "not_found": (404, _INVALID, "not_found", "not_found_error", "not_found_error", ""),
+    "method_not_allowed": (405, _INVALID, "method_not_allowed", _INVALID, _INVALID, ""),
+    "timeout": (408, _INVALID, "timeout", _INVALID, _INVALID, ""),
+    "payload_too_large": (413, _INVALID, "payload_too_large", "request_too_large", _INVALID, ""),
+    "unsupported_media_type": (415, _INVALID, "unsupported_media_type", _INVALID, _INVALID, ""),
+    "quota_exceeded": (429, "requests", "rate_limit_exceeded", _LIMITED, _LIMITED, "quota-exceeded"),
+    "too_many_failed_logins": (429, "requests", "too_many_failed_requests", _LIMITED, _LIMITED, "quota-exceeded"),
+    "headers_too_large": (431, _INVALID, "headers_too_large", "request_too_large", _INVALID, ""),
+    "upstream_unavailable": (502, "server_error", "upstream_unavailable", "api_error", _AWAY, ""),
+    "overloaded": (503, "server_error", "overloaded", "overloaded_error", _AWAY, _REDUCED),
+    "internal": (503, "server_error", "internal", "api_error", "server_error", _REDUCED),
+    "upstream_timeout": (504, "server_error", "upstream_timeout", "api_error", _AWAY, ""),
 }  # fmt: skip
 
 KINDS = tuple(_KINDS)

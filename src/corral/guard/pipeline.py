@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from corral.dialects.model import Asked, BadRequest, Dialect, ErrorStyle, Form, Route, RouteClass
+from corral.dialects.model import Asked, BadRequest, Dialect, ErrorStyle, Route, RouteClass
 from corral.dialects.sanitise import FieldBounds, check_fields, depth_exceeds
 from corral.engine.decision import NOTHING, Deny, PartitionKey, Reservation, Standing
 from corral.guard.credentials import KeyRing, presented_key
@@ -133,7 +133,7 @@ class Pipeline:
             return caller if route is None else replace(caller, style=route.errors, route=route.name)
         assert isinstance(caller, Caller)
         if route is None or (self._check_host and not _host_is_local(head)):
-            return self._stray(method, path, head, caller, now)
+            return self._stray(path, head, caller, now)
         kind = route.kind
         if kind is RouteClass.HEALTH:
             return Visit(route, caller, NOTHING, None)
@@ -176,7 +176,7 @@ class Pipeline:
             return self._refuse(visit, "invalid_request", f"The body nests deeper than {deepest} levels.")
         try:
             visit.asked = asked = form.read(value)
-            self._check_size(form, route, asked)
+            self._check_size(route, asked)
             check_fields(value, self._field_bounds)
         except BadRequest as error:
             return self._refuse(visit, "invalid_request", error.message, error.param)
@@ -236,7 +236,7 @@ class Pipeline:
         session.authorization, session.api_key, session.caller = authorization, api_key, caller
         return caller
 
-    def _stray(self, method: bytes, path: bytes, head: Head, caller: Caller, now: float) -> Refusal:
+    def _stray(self, path: bytes, head: Head, caller: Caller, now: float) -> Refusal:
         """Refuse a request for what is not there. Strays are counted like missing keys: scanning is not free."""
         if self._check_host and not _host_is_local(head):
             return Refusal(
@@ -268,7 +268,7 @@ class Pipeline:
         message = "This route is closed." if rule == "deny" else "This route needs an admin key."
         return Refusal("forbidden", message, route.errors, route.name)
 
-    def _check_size(self, form: Form, route: Route, asked: Asked) -> None:
+    def _check_size(self, route: Route, asked: Asked) -> None:
         generation = self._generation
         if asked.prompt_chars > generation.max_prompt:
             raise BadRequest(

@@ -17,10 +17,11 @@ MAX_AMOUNT = 10**12
 MAX_WINDOW = 366 * 86400.0
 
 _QUOTA = re.compile(
-    r"\s*(?P<amount>[\d_]+)\s*(?P<unit>[a-z]+)?\s*(?:/|\bper\b)\s*(?P<every>\d+(?:\.\d+)?)?\s*(?P<span>[a-z]+)\s*", re.I
+    r"\s*(?P<amount>[\d_]+)\s*(?P<unit>[a-z]+)?\s*(?:/|\bper\b)\s*(?P<every>\d+(?:\.\d+)?)?\s*(?P<span>[a-z]+)\s*",
+    re.IGNORECASE,
 )
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)", re.I)
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.I)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
 def parse_quota(text: object) -> Quota:

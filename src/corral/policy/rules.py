@@ -128,8 +128,8 @@ def _numbers_are_sane(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
         yield (
             ("upstream", "max_connections"),
             (
-                f"{policy.concurrency.max_running} requests may run at once (concurrency.max_running), so the guard needs "
-                "at least as many connections to the server."
+                f"{policy.concurrency.max_running} requests may run at once (concurrency.max_running), so the guard "
+                "needs at least as many connections to the server."
             ),
         )
 

@@ -28,7 +28,8 @@ CHAT = json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode()
     [
         b"\x00\x01\x02\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\nHost: x\nContent-Length: 0\n\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n\r\n",
@@ -85,9 +86,7 @@ def test_a_request_may_arrive_in_pieces(start_guard, cut):
 
 def test_a_chunked_body_is_read_and_forwarded_with_a_length(start_guard):
     guard = start_guard()
-    chunks = b"".join(
-        b"%x;x=1\r\n%b\r\n" % (len(CHAT[i : i + 7]), CHAT[i : i + 7]) for i in range(0, len(CHAT), 7)
-    )
+    chunks = b"".join(b"%x;x=1\r\n%b\r\n" % (len(CHAT[i : i + 7]), CHAT[i : i + 7]) for i in range(0, len(CHAT), 7))
     raw = (
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\nTrailer: x\r\n\r\n"
@@ -116,9 +115,7 @@ def test_a_body_beyond_its_bound_is_refused(start_guard, framing):
 
 def test_a_body_beyond_its_bound_is_refused_before_it_is_sent(start_guard):
     guard = start_guard()
-    answer = guard.send(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999\r\n\r\n"
-    )
+    answer = guard.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
@@ -145,9 +142,7 @@ def test_a_head_beyond_its_bound_is_refused(start_guard, pieces):
 def test_too_many_header_fields_are_refused(start_guard):
     guard = start_guard()
     fields = b"".join(b"X-%d: y\r\n" % number for number in range(100))
-    assert guard.send(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n" + fields + b"\r\n").startswith(
-        b"HTTP/1.1 431 "
-    )
+    assert guard.send(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n" + fields + b"\r\n").startswith(b"HTTP/1.1 431 ")
 
 
 def test_expect_is_answered_before_the_body_comes(start_guard):

@@ -60,9 +60,9 @@ def test_an_answer_is_relayed_and_its_usage_recorded(start_guard):
 
 def test_a_stream_is_relayed_event_for_event_and_its_usage_recorded(start_guard):
     guard = start_guard(stream)
-    head, _, body = guard.exchange(
-        {"messages": [{"role": "user", "content": "hi"}], "stream": True}
-    ).partition(b"\r\n\r\n")
+    head, _, body = guard.exchange({"messages": [{"role": "user", "content": "hi"}], "stream": True}).partition(
+        b"\r\n\r\n"
+    )
     assert dechunk(body) == b"".join(EVENTS)
     record = guard.settled(1)[0]
     assert (record.stream, record.prompt_tokens, record.completion_tokens) == (True, 7, 3)
@@ -119,8 +119,7 @@ def test_a_client_that_leaves_cancels_the_server_at_once(start_guard):
     connection = guard.connect()
     body = b'{"messages":[{"role":"user","content":"hi"}]}'
     connection.sendall(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
-        + body
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     )
 
     async def reached():
@@ -138,10 +137,7 @@ def test_a_client_that_leaves_the_queue_costs_nothing(start_guard):
     policy = replace(OPEN, concurrency=Concurrency(max_running=1))
     guard = start_guard(hang, policy)
     body = b'{"messages":[{"role":"user","content":"hi"}]}'
-    raw = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
-        + body
-    )
+    raw = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     first, second = guard.connect(), guard.connect()
     first.sendall(raw)
 
@@ -174,10 +170,7 @@ def test_a_full_queue_refuses_and_gives_the_quota_back(start_guard):
 
     guard = start_guard(held, policy)
     body = b'{"messages":[{"role":"user","content":"hi"}]}'
-    raw = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
-        + body
-    )
+    raw = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     with guard.connect() as first:
         first.sendall(raw)
 
@@ -202,8 +195,7 @@ def test_who_waits_too_long_is_refused(start_guard):
     body = b'{"messages":[{"role":"user","content":"hi"}]}'
     with guard.connect() as first:
         first.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
-            + body
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
 
         async def running():
@@ -309,8 +301,7 @@ def test_a_client_that_does_not_read_holds_the_server_back(start_guard):
     connection = guard.connect()
     body = b'{"messages":[{"role":"user","content":"hi"}]}'
     connection.sendall(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
-        + body
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     )
     record = guard.settled(1)[0]
     connection.close()
@@ -332,8 +323,7 @@ def test_running_streams_finish_when_the_guard_stops(start_guard):
     body = b'{"messages":[{"role":"user","content":"hi"}]}'
     with guard.connect() as connection, guard.connect() as idle:
         connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
-            + body
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
         seen = connection.recv(4096)
         stopping = asyncio.run_coroutine_threadsafe(guard.guard.stop(10), guard.loop)

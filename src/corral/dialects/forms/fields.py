@@ -6,7 +6,7 @@ from typing import Any
 from corral.dialects.model import BadRequest, Usage
 
 MAXIMA = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens", "num_predict")
-"""Every name under which some server takes the most tokens to generate; llama-server honours the first three anywhere."""
+"""Every name under which some server takes the most tokens to generate; llama-server honours three of them anywhere."""
 
 _MAXIMA = frozenset(MAXIMA)
 _COPIES = ("n", "n_cmpl", "best_of")

@@ -123,10 +123,15 @@ class ClientConnection(asyncio.Protocol):
             self._discard(len(data))
             return
         known = self._known
-        if known is not None and len(data) == known.total and data.startswith(known.head):
-            if self._current is None and self._incoming.complete:
-                self._again(known, data)
-                return
+        if (
+            known is not None
+            and len(data) == known.total
+            and self._current is None
+            and self._incoming.complete
+            and data.startswith(known.head)
+        ):
+            self._again(known, data)
+            return
         was_in_head = self._in_head
         begun = self._begun
         self._read_size = len(data)
@@ -372,7 +377,7 @@ class ClientConnection(asyncio.Protocol):
             incoming.body = []
         try:
             prepared = self._core.pipeline.prepare(visit, incoming.head, body)
-        except Exception:  # fail closed: what cannot be judged is not served
+        except Exception:  # noqa: BLE001  # fail closed: what cannot be judged is not served
             _log.exception("A request failed inside the guard")
             prepared = Refusal("internal", "The guard failed while admitting this request.", visit.route.errors,
                                visit.route.name, retry_after=5.0)  # fmt: skip
@@ -457,12 +462,16 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.abort()
                 return
             self._begin(incoming)
-            if incoming.complete and self._current is incoming and not self._lingering:
-                self._complete(incoming)
+            self._finish_if_complete(incoming)
         if self._current is None and not self._stalled:
             bounds = self._bounds
             patience = bounds.idle_timeout if self._incoming.complete else bounds.head_timeout
             self.deadline = self._core.now() + patience
+
+    def _finish_if_complete(self, incoming: Incoming) -> None:
+        """Go on with a request that had arrived whole before its turn came."""
+        if incoming.complete and self._current is incoming and not self._lingering:
+            self._complete(incoming)
 
     # endings
 

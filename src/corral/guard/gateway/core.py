@@ -10,8 +10,8 @@ from corral.dialects.model import Route, Usage
 from corral.engine.admission import Admission, Refused, Running
 from corral.guard.access_log import AccessLog
 from corral.guard.gateway.exchange import Exchange
-from corral.guard.gateway.upstream import UpstreamPool
 from corral.guard.gateway.health import Health
+from corral.guard.gateway.upstream import UpstreamPool
 from corral.guard.metrics import Metrics
 from corral.guard.pipeline import Pipeline
 from corral.guard.quota_headers import QuotaHeaders

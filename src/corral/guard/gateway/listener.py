@@ -75,7 +75,7 @@ class Listener:
         for connection in list(self._connections):
             connection.drain()
         end = self._core.now() + timeout
-        while self._connections and self._core.now() < end:
+        while self._connections and self._core.now() < end:  # noqa: ASYNC110  # once, at shutdown
             await asyncio.sleep(0.02)
         for connection in list(self._connections):
             connection.abort()
