@@ -28,15 +28,15 @@ demo: $(READY)  ## Scan a real llama-server bare, guard it, and scan it again
 test: $(READY) lint  ## Run every check and every test
 	scripts/install-servers test
 	$(BIN)/python -m pytest -n 2 --cov --cov-report= -q
-	@$(BIN)/python -m coverage report --include='src/corral/engine/*,src/corral/policy/*' --fail-under=95 > .coverage.txt \
-	  || { cat .coverage.txt; exit 1; }
-	@tail -n 1 .coverage.txt | sed 's/^TOTAL/coverage of engine and policy:/'
+	@$(BIN)/python -m coverage report --include='src/corral/engine/*,src/corral/policy/*' --fail-under=95 > coverage.txt \
+	  || { cat coverage.txt; exit 1; }
+	@tail -n 1 coverage.txt | sed 's/^TOTAL/coverage of engine and policy:/'
 
 lint: $(READY)  ## Check style, types and the direction of imports
 	$(BIN)/ruff check --quiet src tests benchmarks scripts
 	$(BIN)/ruff format --quiet --check src tests benchmarks scripts
 	$(BIN)/mypy --no-error-summary src
-	$(BIN)/lint-imports --no-logo > .imports.txt || { cat .imports.txt; exit 1; }
+	$(BIN)/lint-imports --no-logo > imports.txt || { cat imports.txt; exit 1; }
 
 bench: $(READY)  ## Measure beside nginx and slowapi
 	scripts/install-servers bench
@@ -54,4 +54,4 @@ lock: $(READY)  ## Renew the lock
 	  --output-file $(LOCK) pyproject.toml
 
 clean:  ## Remove what was made
-	rm -rf $(VENV) site build dist .coverage* .imports.txt .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site build dist coverage.txt imports.txt .coverage* imports.txt .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,86 @@
+"""What a policy says of itself."""
+
+from dataclasses import replace
+
+import pytest
+
+from corral.errors import PolicyError
+from corral.policy.address import Endpoint, parse_endpoint
+from corral.policy.explain import asks_for_keys, explain, warnings
+from corral.policy.load import load_policy
+from corral.policy.model import ApiKey, Generation, Identity, LimitRule, Listen, Policy, Quota, Routes
+
+KEY = ApiKey(name="alice", sha256="ab" * 32)
+EVERYWHERE = Listen(address="0.0.0.0:8080")
+
+
+@pytest.mark.parametrize(
+    ("policy", "asked"),
+    [
+        (Policy(), False),
+        (Policy(keys=(KEY,)), True),
+        (Policy(listen=EVERYWHERE), True),
+        (Policy(identity=Identity(trusted_proxies=("127.0.0.1/32",))), True),
+        (Policy(auth="none", listen=EVERYWHERE), False),
+        (Policy(auth="keys"), True),
+    ],
+)
+def test_a_key_is_asked_for_unless_only_this_machine_can_ask(policy, asked):
+    assert asks_for_keys(policy) is asked
+
+
+def test_the_explanation_covers_what_matters():
+    said = "\n".join(explain(Policy(keys=(KEY,))))
+    for piece in ("127.0.0.1:8080", "alice", "30 requests per minute", "2,048 tokens", "1 MiB", "4 requests run at once"):
+        assert piece in said
+
+
+def test_the_explanation_follows_the_policy():
+    window = LimitRule(name="w", quota=Quota(30, 60.0), algorithm="window", per="everyone")
+    policy = Policy(
+        auth="keys",
+        limits=(window,),
+        routes=Routes(state="deny", management="admin"),
+        identity=Identity(trusted_proxies=("10.0.0.0/8",)),
+        generation=Generation(grammar=True),
+    )
+    said = "\n".join(explain(policy))
+    for piece in ("All clients together", "counted from the first request", "one is made at start", "are closed",
+                  "admin keys only", "10.0.0.0/8", "grammars"):  # fmt: skip
+        assert piece in said
+    assert "No request quotas apply." in explain(Policy(limits=()))
+
+
+def test_what_is_unwise_is_said():
+    assert warnings(Policy()) == []
+    assert "Anybody who can reach" in warnings(Policy(auth="none", listen=EVERYWHERE))[0]
+    assert "in the clear" in warnings(Policy(keys=(KEY,), listen=EVERYWHERE))[0]
+    risky = Policy(limits=(), generation=Generation(grammar=True), routes=Routes(management="admin"))
+    assert len(warnings(risky)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "loopback"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1", 8080, True),
+        ("[::1]:80", "::1", 80, True),
+        ("localhost:0", "localhost", 0, True),
+        (":8080", "0.0.0.0", 8080, False),
+        ("example.org:1", "example.org", 1, False),
+        ("192.0.2.1:1", "192.0.2.1", 1, False),
+    ],
+)
+def test_addresses_are_read(text, host, port, loopback):
+    endpoint = parse_endpoint(text)
+    assert endpoint == Endpoint(host, port)
+    assert endpoint.is_loopback is loopback
+    assert parse_endpoint(str(endpoint)) == endpoint
+
+
+def test_what_is_no_address_is_refused():
+    with pytest.raises(PolicyError):
+        parse_endpoint("8080")
+
+
+def test_every_rule_can_be_satisfied():
+    assert load_policy(text="") == replace(Policy())

@@ -1,0 +1,177 @@
+"""From text, environment and flags to a policy, and the errors on the way."""
+
+import dataclasses
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corral.errors import PolicyError
+from corral.policy.load import load_policy
+from corral.policy.model import LimitRule, Policy, Quota
+from corral.policy.positions import find_lines
+from corral.policy.template import kind_name, template
+
+HASH = "ab" * 32
+
+
+def error(text: str, **more) -> str:
+    with pytest.raises(PolicyError) as caught:
+        load_policy(text=text, **more)
+    return str(caught.value)
+
+
+def test_nothing_at_all_is_the_defaults():
+    assert load_policy() == Policy()
+
+
+def test_a_file_is_read(tmp_path):
+    path = tmp_path / "corral.toml"
+    path.write_text(
+        'auth = "keys"\n[listen]\naddress = "[::1]:9000"\n[[keys]]\nname = "alice"\n'
+        f'sha256 = "{HASH}"\nadmin = true\n[bounds]\nmax_body = "2MiB"\nhead_timeout = "5s"\n'
+        '[[limits]]\nname = "all"\nquota = "100/hour"\nper = "everyone"\nburst = 10\n'
+    )
+    policy = load_policy(path)
+    assert policy.listen.address == "[::1]:9000"
+    assert policy.keys[0].admin
+    assert policy.bounds.max_body == 2 * 2**20
+    assert policy.bounds.head_timeout == 5.0
+    assert policy.limits == (LimitRule(name="all", quota=Quota(100, 3600.0), per="everyone", burst=10),)
+
+
+def test_the_written_template_is_the_defaults_commented_or_not():
+    assert load_policy(text=template()) == Policy()
+    bare = "\n".join(line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in template().splitlines())
+    skipped = [line for line in bare.splitlines() if not line.startswith(("tls_", "api_key", "listen = "))]
+    policy = load_policy(text="\n".join(skipped))
+    assert policy.keys[0].name == "alice"
+    assert dataclasses.replace(policy, keys=()) == Policy()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ('auht = "x"', 1, 'Did you mean "auth"?'),
+        ('[listen]\nadress = "x"', 2, 'Did you mean "address"?'),
+        ("zzz = 1", 1, "Known here:"),
+        ("limits = 3", 1, "must be a list"),
+        ("[limits]\nx = 1", 1, "must be a list"),
+        ("listen = 3", 1, "must be a table"),
+        ('[[limits]]\nname = "a"\nquota = "30/fortnight"', 3, "is no quota"),
+        ('[[limits]]\nname = "a"', 1, "this is missing"),
+        ('[bounds]\n\nmax_body = "1 elephant"', 3, "is no size"),
+        ('[bounds]\nhead_timeout = "soon"', 2, "is no duration"),
+        ('[concurrency]\nmax_running = "four"', 2, "a whole number"),
+        ("[generation]\ngrammar = 1", 2, "true or false"),
+        ("[listen]\naddress = 8080", 2, "a text in quotes"),
+        ('auth = "maybe"', 1, 'Write "auto" or "keys" or "none"'),
+        ('[[limits]]\nname = "a"\nquota = "20000 tokens/hour"', 3, "cannot be applied yet"),
+        ('[[limits]]\nname = "a b"\nquota = "1/hour"', 2, "is no name"),
+        ('[[limits]]\nname = "a"\nquota = "1/hour"\nburst = 3\nalgorithm = "window"', 4, "has no burst"),
+        ('[[limits]]\nname = "a"\nquota = "1/hour"\nburst = 0', 4, "at least 1"),
+        ('auth = "none"\n[[limits]]\nname = "a"\nquota = "1/hour"\nper = "key"', 5, "nobody has a key"),
+        ('[[limits]]\nname = "a"\nquota = "1/hour"\n[[limits]]\nname = "a"\nquota = "2/hour"', 5, "two limits"),
+        ('max_failed_logins = "10 tokens/minute"', 1, "counts requests"),
+        ('[[keys]]\nname = "a"\nsha256 = "zz"', 3, "SHA-256"),
+        (f'[[keys]]\nname = "a b"\nsha256 = "{HASH}"', 2, "letters, digits"),
+        (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\n[[keys]]\nname = "A"\nsha256 = "{"cd" * 32}"', 5, "same name"),
+        (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\n[[keys]]\nname = "b"\nsha256 = "{HASH}"', 6, "same sha256"),
+        (f'auth = "none"\n[[keys]]\nname = "a"\nsha256 = "{HASH}"', 1, "never be asked for"),
+        ('[listen]\naddress = "nowhere"', 2, "a host and a port"),
+        ('[listen]\naddress = "::1:80"', 2, "in brackets"),
+        ('[listen]\naddress = "a:99999"', 2, "a host and a port"),
+        ('[admin]\nlisten = "127.0.0.1:8080"', 2, "choose another port"),
+        ('[identity]\ntrusted_proxies = ["10.0.0.0/33"]', 2, "10.0.0.0/8"),
+        ('[identity]\ntrusted_proxies = ["10.0.0.1/8"]', 2, "host bits"),
+        ('[upstream]\nurl = "ftp://x"', 2, "is no server"),
+        ('[upstream]\nurl = "https://x"', 2, "plain HTTP"),
+        ('[upstream]\nurl = "http://x:1/v1"', 2, "without a path"),
+        ('[upstream]\nurl = "http://x:99999999"', 2, "no valid port"),
+        ('[upstream]\nurl = "unix:"', 2, "name the socket"),
+        ('[listen]\ntls_certificate = "x.pem"', 1, "belong together"),
+        ('[listen]\ntls_key = "x.pem"', 1, "belong together"),
+        ("[concurrency]\nmax_running = 0", 2, "at least 1"),
+        ("[concurrency]\nmax_running = 100", 1, "as many connections"),
+        ("x =", None, "not valid TOML"),
+    ],
+)
+def test_an_error_names_the_line_and_says_what_to_write(text, line, said):
+    message = error(text)
+    assert said in message
+    if line is not None and "concurrency.max_running" not in message:
+        assert f"line {line}:" in message
+
+
+def test_a_file_that_is_not_there_says_how_to_have_one(tmp_path):
+    with pytest.raises(PolicyError, match="corral init"):
+        load_policy(tmp_path / "corral.toml")
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path):
+    path = tmp_path / "corral.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(PolicyError, match="cannot be read"):
+        load_policy(path)
+
+
+def test_the_environment_beats_the_file_and_flags_beat_both():
+    text = '[listen]\naddress = "127.0.0.1:1"\n[concurrency]\nmax_running = 2'
+    environ = {"CORRAL_LISTEN_ADDRESS": "127.0.0.1:2", "CORRAL_CONCURRENCY_MAX_RUNNING": "3", "HOME": "/"}
+    policy = load_policy(text=text, environ=environ, overrides={"listen.address": "127.0.0.1:3"})
+    assert (policy.listen.address, policy.concurrency.max_running) == ("127.0.0.1:3", 3)
+
+
+def test_the_environment_holds_booleans_lists_and_durations():
+    environ = {
+        "CORRAL_GENERATION_GRAMMAR": "true",
+        "CORRAL_IDENTITY_TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.0/24",
+        "CORRAL_BOUNDS_HEAD_TIMEOUT": "3s",
+        "CORRAL_AUTH": "none",
+    }
+    policy = load_policy(environ=environ)
+    assert policy.generation.grammar
+    assert policy.identity.trusted_proxies == ("10.0.0.0/8", "192.0.2.0/24")
+    assert policy.bounds.head_timeout == 3.0
+
+
+def test_a_misspelt_variable_is_an_error():
+    assert "Did you mean CORRAL_LISTEN_ADDRESS?" in error("", environ={"CORRAL_LISTEN_ADRESS": "x"})
+
+
+def test_an_error_from_the_environment_or_a_flag_names_it():
+    assert "CORRAL_LISTEN_ADDRESS" in error("", environ={"CORRAL_LISTEN_ADDRESS": "x"})
+    assert "--listen" in error("", overrides={"listen.address": "x"}, flags={"listen.address": "--listen"})
+
+
+def test_a_key_from_the_environment_is_hashed_and_kept_once():
+    digest = sha256(b"secret").hexdigest()
+    policy = load_policy(environ={"CORRAL_API_KEY": "secret"})
+    assert [key.sha256 for key in policy.keys] == [digest]
+    text = f'[[keys]]\nname = "a"\nsha256 = "{digest}"'
+    assert len(load_policy(text=text, environ={"CORRAL_API_KEY": "secret"}).keys) == 1
+
+
+def test_no_error_shows_a_secret():
+    assert "hunter2" not in error('[upstream]\napi_key = "hunter2"\nurl = "ftp://x"')
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_policy_or_a_policy_error(text):
+    try:
+        load_policy(text=text)
+    except PolicyError:
+        pass
+
+
+def test_places_are_found_in_nested_tables():
+    text = 'a = 1\n[b]\nc.d = 2\n[[e]]\nf = 1\n[[e]]\n"g" = 2\n'
+    assert find_lines(text) == {("a",): 1, ("b",): 2, ("b", "c", "d"): 3, ("e", 0): 4, ("e", 0, "f"): 5, ("e", 1): 6,
+                                ("e", 1, "g"): 7}  # fmt: skip
+
+
+def test_types_are_named_for_people():
+    assert kind_name(tuple[str, ...]) == "list of text"
+    assert kind_name(float) == "duration"
+    assert kind_name(str | None) == "text or absent"
