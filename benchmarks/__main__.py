@@ -14,6 +14,7 @@ from benchmarks import report
 from benchmarks.bars import judge
 from benchmarks.cases import CASES, VARIED, Case
 from benchmarks.contestants import CONTESTANTS, Contestant
+from benchmarks.contestants.slowapi import Slowapi
 from benchmarks.cores import choose, physical
 from benchmarks.machine import describe
 from benchmarks.measure import Bench, Plan, Result
@@ -67,19 +68,21 @@ def _progress(text: str) -> None:
 
 def _entrants(case: Case, contestants: list[Contestant]) -> list[Contestant]:
     """Leave slowapi out of what is only for information: it is slow enough to take most of the time."""
-    return [it for it in contestants if case in CASES or it.name != "slowapi"]
+    return [it for it in contestants if case in CASES or not isinstance(it, Slowapi)]
 
 
 def main(options: argparse.Namespace) -> int:
     """Measure, print, write. Returns the process's exit status."""
     machine, how, cores = describe(), plan(options), choose(physical())
-    print(f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}, "
-          f"nginx {machine['nginx']}, wrk {machine['wrk']}")  # fmt: skip
+    print(f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, nginx {machine['nginx']}, "
+          f"wrk {machine['wrk']}, Python {machine['python']} of {machine['python_from']}")  # fmt: skip
     print(cores.words)
     print(f"medians of {how.runs} runs of {how.seconds} s each, taken in turns; wrk with {how.connections} connections "
           "(p50 and p99 with one); the same request bytes and the same upstream for all")  # fmt: skip
     for contestant in options.contestants:
-        print(f"  {contestant.name}: {contestant.conditions}")
+        absent = f"left out, for {contestant.missing} is not installed"
+        print(f"  {contestant.name}: {absent if contestant.missing else contestant.conditions}")
+    present = [contestant for contestant in options.contestants if not contestant.missing]
     print()
     results: list[Result] = []
     with Bench(how, cores, _progress) as bench:
@@ -88,7 +91,7 @@ def main(options: argparse.Namespace) -> int:
         print(f"the upstream alone, by TCP: {rate:,.0f} completions/s, using {share:.0%} of a core "
               f"({rate / share:,.0f} a second of its own processor time)\n")  # fmt: skip
         for case in options.cases:
-            results.append(bench.measure(case, _entrants(case, options.contestants)))
+            results.append(bench.measure(case, _entrants(case, present)))
             _progress("")
             print(report.table(results[-1]))
             print(_seen(results[-1]))

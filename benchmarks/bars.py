@@ -18,10 +18,15 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A bar, and the ratio of the medians that was seen."""
+    """A bar, and the ratio of the medians that was seen.
+
+    `by_processor_time` is the same ratio of the answers in a second of each server's processor time. Where it is far
+    off, something but the servers' own work held one of them back.
+    """
 
     bar: Bar
     ratio: float
+    by_processor_time: float
 
     @property
     def passed(self) -> bool:
@@ -33,8 +38,8 @@ class Outcome:
         """Say it in one line."""
         verdict = "pass" if self.passed else "FAIL"
         return (
-            f"{verdict}  {self.bar.case:<8} {self.ratio:7.2f} × {self.bar.peer} ({self.bar.peer_does}), "
-            f"bar {self.bar.factor:g}"
+            f"{verdict}  {self.bar.case:<8}{self.ratio:7.2f} × {self.bar.peer} ({self.bar.peer_does}), "
+            f"bar {self.bar.factor:g}  ({self.by_processor_time:.2f})"
         )
 
 
@@ -54,5 +59,5 @@ def judge(results: Sequence[Result]) -> list[Outcome]:
         ours = result.of("corral") if result else None
         theirs = result.of(bar.peer) if result else None
         if ours and theirs:
-            outcomes.append(Outcome(bar, ours.median / theirs.median))
+            outcomes.append(Outcome(bar, ours.median / theirs.median, ours.per_cpu_second / theirs.per_cpu_second))
     return outcomes

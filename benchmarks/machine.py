@@ -4,11 +4,12 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("corral", "uvloop", "httptools", "orjson", "fastapi", "slowapi", "httpx2", "uvicorn")
+_PACKAGES = ("corral", "uvloop", "httptools", "orjson", "fastapi", "slowapi", "httpx2", "httpx", "uvicorn")
 
 
 def describe() -> dict[str, str | int]:
@@ -19,6 +20,7 @@ def describe() -> dict[str, str | int]:
         "kernel": platform.release(),
         "system": _pretty_name(),
         "python": platform.python_version(),
+        "python_from": sys.base_prefix,
         "nginx": _said(["nginx", "-v"], r"nginx/(\S+)"),
         "wrk": _said(["wrk", "-v"], r"wrk (?:debian/)?(\S+)"),
     }

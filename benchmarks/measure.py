@@ -37,6 +37,13 @@ class Run:
     upstream_cpu: float
     others_cpu: float
     """What anybody else took of the server's core, the hypervisor's steal included."""
+    others_at_client: float
+    """The same of wrk's core."""
+
+    @property
+    def per_cpu_second(self) -> float:
+        """Answers in a second of the server's processor time: what a neighbour's load changes least."""
+        return self.load.per_second / max(self.server_cpu, 0.001)
 
 
 @dataclass(slots=True)
@@ -58,6 +65,11 @@ class Series:
     def median(self) -> float:
         """The median of the rates."""
         return median(self.rates)
+
+    @property
+    def per_cpu_second(self) -> float:
+        """The median of the answers in a second of the server's processor time."""
+        return median(run.per_cpu_second for run in self.runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +185,20 @@ class _Turn:
 
     def run(self, plan: Plan) -> Run:
         """Load the contestant and account for who worked how much meanwhile."""
+        cores = self.cores
         server, upstream = self.process.cpu_seconds(), self.upstream.cpu_seconds()
-        core = core_seconds(self.cores.server)
+        at_server, at_client = core_seconds(cores.server), core_seconds(cores.client)
         load = self.load(plan.seconds, plan.connections)
-        seconds = load.seconds
         server = self.process.cpu_seconds() - server
+        upstream = self.upstream.cpu_seconds() - upstream
+        at_server, at_client = core_seconds(cores.server) - at_server, core_seconds(cores.client) - at_client
+        ours = load.client_cpu * load.seconds + (upstream if cores.upstream == cores.client else 0.0)
+        if cores.server == cores.client:
+            ours += server
         return Run(
             load=load,
-            server_cpu=server / seconds,
-            upstream_cpu=(self.upstream.cpu_seconds() - upstream) / seconds,
-            others_cpu=max(0.0, core_seconds(self.cores.server) - core - server) / seconds,
+            server_cpu=server / load.seconds,
+            upstream_cpu=upstream / load.seconds,
+            others_cpu=max(0.0, at_server - (ours if cores.server == cores.client else server)) / load.seconds,
+            others_at_client=max(0.0, at_client - ours) / load.seconds,
         )

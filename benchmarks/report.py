@@ -17,8 +17,8 @@ def table(result: Result) -> str:
     baseline = result.series[0]
     lines = [
         f"{result.case.title}  [upstream by {result.upstream}]",
-        f"{'':10}{'median/s':>11}{'min':>11}{'max':>11}{'ratio to ' + baseline.contestant:>18}"
-        f"{'p50 ms':>9}{'p99 ms':>9}{'server CPU':>12}{'wrk':>7}{'upstream':>10}{'others':>8}",
+        f"{'':14}{'median/s':>9}{'min':>9}{'max':>9}{'ratio to ' + baseline.contestant:>18}"
+        f"{'per CPU s':>10}{'ratio':>7}{'p50 ms':>8}{'p99 ms':>8}{'server':>8}{'wrk':>6}{'upstream':>9}{'others':>10}",
     ]
     lines += [_row(series, baseline) for series in result.series]
     lines += [f"  note: {note}" for note in notes(result)]
@@ -30,10 +30,11 @@ def _row(series: Series, baseline: Series) -> str:
     p50, p99 = (series.alone.p50_ms, series.alone.p99_ms) if series.alone else (0.0, 0.0)
     low, high = paired_ratios(series, baseline)
     ratio = f"{series.median / baseline.median:.3f} ({low:.2f}–{high:.2f})"
+    others = f"{_cpu(series, 'others_cpu'):.0%}, {_cpu(series, 'others_at_client'):.0%}"
     return (
-        f"{series.contestant:10}{series.median:11,.0f}{min(rates):11,.0f}{max(rates):11,.0f}{ratio:>18}"
-        f"{p50:9.3f}{p99:9.3f}{_cpu(series, 'server_cpu'):12.0%}{_wrk_cpu(series):7.0%}"
-        f"{_cpu(series, 'upstream_cpu'):10.0%}{_cpu(series, 'others_cpu'):8.0%}"
+        f"{series.contestant:14}{series.median:9,.0f}{min(rates):9,.0f}{max(rates):9,.0f}{ratio:>18}"
+        f"{series.per_cpu_second:10,.0f}{series.per_cpu_second / baseline.per_cpu_second:7.3f}{p50:8.3f}{p99:8.3f}"
+        f"{_cpu(series, 'server_cpu'):8.0%}{_wrk_cpu(series):6.0%}{_cpu(series, 'upstream_cpu'):9.0%}{others:>10}"
     )
 
 
@@ -57,21 +58,26 @@ def notes(result: Result) -> list[str]:
     said = []
     for series in result.series:
         server, upstream, client = _cpu(series, "server_cpu"), _cpu(series, "upstream_cpu"), _wrk_cpu(series)
+        others, at_client = _cpu(series, "others_cpu"), _cpu(series, "others_at_client")
         if server < _BUSY:
             said.append(
-                f"{series.contestant} used {server:.0%} of its core, so something else held it back "
-                f"(wrk {client:.0%}, upstream {upstream:.0%} of a core): its figure is a lower bound"
+                f"{series.contestant} used {server:.0%} of its core (wrk {client:.0%}, the upstream {upstream:.0%}), "
+                "so something else held it back: its rate is a lower bound"
             )
         elif client > _BUSY:
-            said.append(f"wrk's core was full as well while it loaded {series.contestant}: its figure is a lower bound")
-        if _cpu(series, "others_cpu") > 0.05:
-            said.append(f"others took {_cpu(series, 'others_cpu'):.0%} of the core of {series.contestant} meanwhile")
+            said.append(f"wrk's core was full as well while it loaded {series.contestant}: its rate is a lower bound")
+        if max(others, at_client) > 0.05:
+            said.append(
+                f"while {series.contestant} ran, other programs took {others:.0%} of its core "
+                f"and {at_client:.0%} of wrk's"
+            )
     return said
 
 
 def bars(outcomes: Sequence[Outcome]) -> str:
     """Write the bars, one a line."""
-    return "\n".join(["Bars (ratio of the medians)", *(outcome.words for outcome in outcomes)])
+    title = "Bars, by the ratio of the medians (in brackets: by answers in a second of processor time)"
+    return "\n".join([title, *(outcome.words for outcome in outcomes)])
 
 
 def document(
@@ -90,6 +96,7 @@ def document(
                 "peer": outcome.bar.peer,
                 "at_least": outcome.bar.factor,
                 "ratio": round(outcome.ratio, 3),
+                "ratio_by_processor_time": round(outcome.by_processor_time, 3),
                 "passed": outcome.passed,
             }
             for outcome in outcomes
@@ -131,4 +138,6 @@ def _spread(series: Series, baseline: Series) -> dict[str, Any]:
         "wrk_cpu": round(_wrk_cpu(series), 3),
         "upstream_cpu": round(_cpu(series, "upstream_cpu"), 3),
         "others_cpu": round(_cpu(series, "others_cpu"), 3),
+        "others_at_client": round(_cpu(series, "others_at_client"), 3),
+        "per_cpu_second": round(series.per_cpu_second, 1),
     }

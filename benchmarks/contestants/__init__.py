@@ -5,6 +5,11 @@ from benchmarks.contestants.corral import Corral
 from benchmarks.contestants.nginx import Nginx
 from benchmarks.contestants.slowapi import Slowapi
 
-CONTESTANTS: tuple[Contestant, ...] = (Nginx(), Corral(), Slowapi())
+CONTESTANTS: tuple[Contestant, ...] = (
+    Nginx(),
+    Corral(),
+    Slowapi("slowapi", "httpx2"),
+    Slowapi("slowapi-httpx", "httpx"),
+)
 
 __all__ = ["CONTESTANTS", "Contestant"]

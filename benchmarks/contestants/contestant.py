@@ -23,6 +23,11 @@ class Contestant(Protocol):
     conditions: str
     """What was done to make the comparison fair, in one sentence for the report."""
 
+    @property
+    def missing(self) -> str:
+        """Name what is not installed and may be absent; a contestant that misses something does not take part."""
+        ...
+
     def set_up(self, case: Case, port: int, upstream: Upstream, folder: Path) -> Setup:
         """Say how to start it on `port` of 127.0.0.1 with everything it writes within `folder`."""
         ...

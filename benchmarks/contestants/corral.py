@@ -41,6 +41,7 @@ class Corral:
     """One process, two limits on every request, one of them spent where it refuses."""
 
     name = "corral"
+    missing = ""
     conditions = (
         "one process; a key is demanded, two quotas counted (refused: client 1/minute; else 1,000,000/second each), "
         "128 places so that nobody waits; bodies parsed, checked, clamped and written anew; JSON log to a file"

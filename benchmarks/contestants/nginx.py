@@ -50,6 +50,7 @@ class Nginx:
     """One worker; limits by address at 1 a minute where it refuses, no limit and no keys where it relays."""
 
     name = "nginx"
+    missing = ""
     conditions = (
         "one worker; refused: limit_req by $binary_remote_addr, 1r/m, status 429, refusals not in the error log; "
         "proxied and sse: proxy_pass with upstream keepalive, no limit, no keys (sse: proxy_buffering off); "

@@ -1,13 +1,14 @@
-"""The application that `slowapi.py` starts: PORT UPSTREAM LIMIT.
+"""The application that `slowapi.py` starts: PORT UPSTREAM LIMIT CLIENT.
 
 The limiter is used as its documentation shows: a decorator on the route, its own handler for refusals.
 """
 
 import contextlib
+import importlib
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
-import httpx2
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
@@ -15,17 +16,19 @@ from slowapi import Limiter, _rate_limit_exceeded_handler
 from slowapi.errors import RateLimitExceeded
 from slowapi.util import get_remote_address
 
-PORT, UPSTREAM, LIMIT = sys.argv[1:] if len(sys.argv) == 4 else ("0", "http://127.0.0.1:9", "1/minute")
+PORT, UPSTREAM, LIMIT, CLIENT = sys.argv[1:5]
+
+http = importlib.import_module(CLIENT)
 
 limiter = Limiter(key_func=get_remote_address)
 
 
-def _client() -> httpx2.AsyncClient:
-    limits = httpx2.Limits(max_connections=128, max_keepalive_connections=128)
+def _client() -> Any:
+    limits = http.Limits(max_connections=128, max_keepalive_connections=128)
     if UPSTREAM.startswith("unix:"):
-        transport = httpx2.AsyncHTTPTransport(uds=UPSTREAM.removeprefix("unix:"), limits=limits)
-        return httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
-    return httpx2.AsyncClient(base_url=UPSTREAM, limits=limits, timeout=60)
+        transport = http.AsyncHTTPTransport(uds=UPSTREAM.removeprefix("unix:"), limits=limits)
+        return http.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
+    return http.AsyncClient(base_url=UPSTREAM, limits=limits, timeout=60)
 
 
 @contextlib.asynccontextmanager
@@ -44,7 +47,7 @@ app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)  # ty
 @limiter.limit(LIMIT)
 async def chat(request: Request) -> Response:
     body = await request.body()
-    client: httpx2.AsyncClient = request.app.state.client
+    client = request.app.state.client
     headers = {"content-type": "application/json"}
     if b'"stream":true' not in body:
         answer = await client.post("/v1/chat/completions", content=body, headers=headers)

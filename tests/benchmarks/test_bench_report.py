@@ -12,7 +12,7 @@ SAMPLE = Sample(200, (("Content-Type", "application/json"),), b"{}")
 
 
 def run(rate: float, *, server: float = 0.99, wrk: float = 0.5) -> Run:
-    return Run(Load(int(rate), 1.0, 0, 0, 1.0, 2.0, wrk), server, 0.3, 0.0)
+    return Run(Load(int(rate), 1.0, 0, 0, 1.0, 2.0, wrk), server, 0.3, 0.0, 0.0)
 
 
 def series(name: str, *rates: float, server: float = 0.99) -> Series:
@@ -76,3 +76,9 @@ def test_a_contestant_that_did_not_fill_its_core_is_noted() -> None:
     idle = Result(CASES[0], (series("nginx", 100.0, server=0.6), series("corral", 50.0)), "TCP")
     assert [note.split()[0] for note in notes(idle)] == ["nginx"]
     assert "lower bound" in notes(idle)[0]
+
+
+def test_processor_time_tells_a_server_that_was_held_back() -> None:
+    held_back = Result(CASES[1], (series("nginx", 100.0, server=0.5), series("corral", 50.0, server=1.0)), "TCP")
+    (outcome,) = judge([held_back])
+    assert (outcome.ratio, outcome.by_processor_time) == (0.5, 0.25)

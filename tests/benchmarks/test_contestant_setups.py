@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 REFUSED, PROXIED, SSE = CASES
 NOBODY = cast("Process", SimpleNamespace())
+SLOWAPI = Slowapi("slowapi", "httpx2")
 BY_PORT = Upstream(NOBODY, 18081, None)
 BY_SOCKET = Upstream(NOBODY, 0, Path("/tmp/model.sock"))
 
@@ -67,7 +68,7 @@ def test_corral_checks_the_policy_that_it_is_measured_with(tmp_path: Path) -> No
 
 
 def test_slowapi_gets_the_same_limits() -> None:
-    refused = Slowapi().set_up(REFUSED, 18080, BY_PORT, Path("/tmp/x")).command
-    proxied = Slowapi().set_up(SSE, 18080, BY_SOCKET, Path("/tmp/x")).command
-    assert refused[-2:] == ("http://127.0.0.1:18081", "1/minute")
-    assert proxied[-2:] == ("unix:/tmp/model.sock", "1000000/second")
+    refused = SLOWAPI.set_up(REFUSED, 18080, BY_PORT, Path("/tmp/x")).command
+    proxied = SLOWAPI.set_up(SSE, 18080, BY_SOCKET, Path("/tmp/x")).command
+    assert refused[-3:] == ("http://127.0.0.1:18081", "1/minute", "httpx2")
+    assert proxied[-3:] == ("unix:/tmp/model.sock", "1000000/second", "httpx2")
