@@ -31,7 +31,14 @@ def test_a_key_is_asked_for_unless_only_this_machine_can_ask(policy, asked):
 
 def test_the_explanation_covers_what_matters():
     said = "\n".join(explain(Policy(keys=(KEY,))))
-    for piece in ("127.0.0.1:8080", "alice", "30 requests per minute", "2,048 tokens", "1 MiB", "4 requests run at once"):
+    for piece in (
+        "127.0.0.1:8080",
+        "alice",
+        "30 requests per minute",
+        "2,048 tokens",
+        "1 MiB",
+        "4 requests run at once",
+    ):
         assert piece in said
 
 

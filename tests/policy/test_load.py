@@ -43,7 +43,9 @@ def test_a_file_is_read(tmp_path):
 
 def test_the_written_template_is_the_defaults_commented_or_not():
     assert load_policy(text=template()) == Policy()
-    bare = "\n".join(line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in template().splitlines())
+    bare = "\n".join(
+        line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in template().splitlines()
+    )
     skipped = [line for line in bare.splitlines() if not line.startswith(("tls_", "api_key", "listen = "))]
     policy = load_policy(text="\n".join(skipped))
     assert policy.keys[0].name == "alice"

@@ -65,11 +65,13 @@ async def scan_async(
 
 
 async def _reach(wire: Wire) -> Fingerprint:
-    found = await fingerprint(wire)
     probe = await wire.get("/health")
     if probe.status is None:
         raise TargetError(f"{wire.target.url} does not answer ({probe.error or 'connection closed'}).")
-    return found
+    try:
+        return await fingerprint(wire)
+    except (SufferingError, BudgetSpentError) as error:
+        raise TargetError(f"{wire.target.url} could not be looked at: {error or 'the budget is too small'}.") from error
 
 
 async def _run_probes(

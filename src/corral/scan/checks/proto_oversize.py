@@ -7,6 +7,8 @@ from corral.scan.finding import Finding, Severity
 from corral.scan.observation import Observation
 from corral.scan.probes.single import Oversize
 
+_SAYS_NOTHING = ("TimeoutError", "ConnectionRefusedError")
+
 
 class OversizeBody(Check):
     """Sends 2 MiB of white space: with its length, and chunked without one."""
@@ -23,7 +25,7 @@ class OversizeBody(Check):
     def judge(self, seen: Sequence[Observation]) -> Finding:
         """Safe is 413, or any refusal (or cut) before the body was sent whole; all else read the lot."""
         read = [o for o in seen if o.status != 413 and not o.early]
-        if not seen or any(o.status is None and o.error in ("TimeoutError", "ConnectionRefusedError") for o in seen):
+        if not seen or any(o.status is None and (not o.early or o.error in _SAYS_NOTHING) for o in seen):
             return self.inconclusive(*(observation.told() for observation in seen))
         if read:
             return self.vulnerable(*(f"{observation.told()}, after the whole body" for observation in read))
