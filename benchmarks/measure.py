@@ -12,7 +12,7 @@ from benchmarks.cases import Case
 from benchmarks.contestants import Contestant
 from benchmarks.core_time import core_seconds
 from benchmarks.cores import Cores
-from benchmarks.processes import Process, accepts, free_port
+from benchmarks.processes import Process, StartError, accepts, free_port
 from benchmarks.sample import Sample, WrongAnswer, check
 from benchmarks.upstream import Upstream, compile_upstream, running_upstream
 
@@ -173,7 +173,10 @@ class _Turn:
 
     def load(self, seconds: int, connections: int) -> wrk.Load:
         """Load the contestant, and see that every answer is what the case says."""
-        load = wrk.run(f"http://127.0.0.1:{self.port}", self.script, seconds, connections, self.cores.client)
+        try:
+            load = wrk.run(f"http://127.0.0.1:{self.port}", self.script, seconds, connections, self.cores.client)
+        except wrk.WrkError as error:
+            raise StartError(f"{self.series.contestant}, {self.case.name}: {error}{self.process.obituary()}") from error
         good = load.requests - load.not_ok
         wanted = load.not_ok if self.case.refuses else good
         if load.broken or wanted < 0.999 * load.requests - 2:

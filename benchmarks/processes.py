@@ -63,9 +63,14 @@ class Process:
         end = time.monotonic() + patience
         while not answers():
             if self._child.poll() is not None or time.monotonic() > end:
-                what = "did not answer" if self._child.poll() is None else f"ended with {self._child.returncode}"
-                raise StartError(f"{self.name} {what}:\n{self._log.read_text(errors='replace')[-2000:]}")
+                raise StartError(self.obituary())
             time.sleep(0.02)
+
+    def obituary(self) -> str:
+        """Say whether the server has ended, and how; then its last words."""
+        status = self._child.poll()
+        what = "does not answer" if status is None else f"ended with {status}"
+        return f"{self.name} {what}:\n{self._log.read_text(errors='replace')[-2000:]}"
 
     def cpu_seconds(self) -> float:
         """Add up the processor time of the session's processes so far, in seconds."""
