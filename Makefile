@@ -30,7 +30,7 @@ test: $(READY) lint  ## Run every check and every test
 	$(BIN)/python -m pytest -n 2 --cov --cov-report= -q
 	@$(BIN)/python -m coverage report --include='src/corral/engine/*,src/corral/policy/*' --fail-under=95 > coverage.txt \
 	  || { cat coverage.txt; exit 1; }
-	@tail -n 1 coverage.txt | sed 's/^TOTAL/coverage of engine and policy:/'
+	@awk '/^TOTAL/ {print "coverage of engine and policy: " $$NF}' coverage.txt
 
 lint: $(READY)  ## Check style, types and the direction of imports
 	$(BIN)/ruff check --quiet src tests benchmarks scripts
