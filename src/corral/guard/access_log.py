@@ -1,6 +1,6 @@
 """One line a request, written beside the traffic and never in its way.
 
-The gateway only appends to a bounded buffer; a thread formats and writes. Whatever happens to the log (a
+The gateway formats its lines a few at a time into a bounded buffer; a thread writes. Whatever happens to the log (a
 full disk, a pipe that nobody empties), requests go on: lines that find the buffer full are counted, and the
 count is itself logged as soon as a line can be written again.
 
@@ -22,7 +22,8 @@ from corral.guard.record import Finished
 from corral.policy.model import Log
 
 _CAPACITY = 65_536  # records waiting at most: about 30 MB when the log stands still
-_CHUNK = 32  # records formatted at a stretch: holds the interpreter for 0.1 ms, then a write lets go of it
+_CHUNK = 32  # records formatted at a stretch, in 0.1 ms
+_BLOCKS = 64  # such stretches written at once
 _GATHER = 0.05  # seconds a lone record waits for others, so that a busy guard writes many with one call
 _RETRY = 1.0  # seconds between attempts to write where a write failed
 
@@ -45,7 +46,10 @@ class AccessLog:
         self._format: Format = text_line if text else json_line
         self._note: Note = _text_note if text else _json_note
         self._capacity = capacity
-        self._buffer: deque[Finished] = deque()
+        self._recent: list[Finished] = []
+        self._blocks: deque[tuple[bytes, int]] = deque()
+        self._given = 0
+        self._taken = 0
         self.dropped = 0
         self._reported = 0
         self._idle = False
@@ -71,10 +75,24 @@ class AccessLog:
 
     def record(self, finished: Finished) -> None:
         """Take one ended request. Never blocks, never raises; a full buffer loses the line and counts it."""
-        if len(self._buffer) >= self._capacity:
+        if self._given - self._taken >= self._capacity:
             self.dropped += 1
             return
-        self._buffer.append(finished)
+        self._given += 1
+        self._recent.append(finished)
+        if len(self._recent) >= _CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Format what was recorded, and hand it to the writer. To be called now and then by who records.
+
+        Formatting stays with the recording thread: where the writer did it, the two fought for the interpreter's lock,
+        which cost 10 µs a request instead of the 2 µs that a line takes.
+        """
+        recent = self._recent
+        if recent:
+            self._blocks.append((b"".join(map(self._format, recent)), len(recent)))
+            recent.clear()
         if self._idle:
             self._idle = False
             self._wake.set()
@@ -86,21 +104,24 @@ class AccessLog:
 
     def close(self, timeout: float = 2.0) -> None:
         """Write what is buffered, for `timeout` seconds at most, and end; what cannot be written is lost."""
+        self.flush()
         self._closing = True
         self._wake.set()
         self._thread.join(timeout)
         if self._thread.is_alive():
-            self.dropped += len(self._buffer)
+            self.dropped += self._given - self._taken
 
     def _write_all(self) -> None:
         """Run the writer thread."""
         while True:
             if self._reopening:
                 self._reopen()
-            if self._buffer or self.dropped > self._reported:
-                delivered = self._write(self._next_lines())
+            if self._blocks or self.dropped > self._reported:
+                lines, count = self._next_lines()
+                delivered = self._write(lines)
                 if not delivered and self._closing:
                     break
+                self._taken += count
             elif self._closing:
                 break
             else:
@@ -111,20 +132,24 @@ class AccessLog:
     def _wait(self) -> None:
         self._wake.clear()
         self._idle = True
-        if not self._buffer and not self._closing and not self._reopening:
+        if not self._blocks and not self._closing and not self._reopening:
             self._wake.wait()
         self._idle = False
         if not self._closing:
             time.sleep(_GATHER)
 
-    def _next_lines(self) -> bytes:
+    def _next_lines(self) -> tuple[bytes, int]:
         lines = []
+        total = 0
         dropped = self.dropped
         if dropped > self._reported:
             lines.append(self._note(time.time(), dropped - self._reported))
             self._reported = dropped
-        lines += [self._format(self._buffer.popleft()) for _ in range(min(_CHUNK, len(self._buffer)))]
-        return b"".join(lines)
+        for _ in range(min(_BLOCKS, len(self._blocks))):
+            block, count = self._blocks.popleft()
+            total += count
+            lines.append(block)
+        return b"".join(lines), total
 
     def _write(self, lines: bytes) -> bool:
         """Write all of `lines`, however long that takes; False if it failed while the log is being closed."""

@@ -1,6 +1,6 @@
 """What is known of a request once it has ended: the source of the log line and of the metrics."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class Finished(NamedTuple):
@@ -33,3 +33,15 @@ class Finished(NamedTuple):
     completion_tokens: int
     compute_ms: float
     ending: str
+
+
+class RecordSink(Protocol):
+    """Where records go. Neither call blocks or raises."""
+
+    def record(self, finished: Finished) -> None:
+        """Take one record."""
+        ...
+
+    def flush(self) -> None:
+        """Pass on what was taken; called a few times a second."""
+        ...

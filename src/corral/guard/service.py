@@ -1,18 +1,19 @@
 """A guard, put together from a policy: what the command line starts and stops."""
 
 import asyncio
+import os
 import ssl
 from pathlib import Path
 
 from corral.dialects import dialect
 from corral.engine import limits_from
 from corral.errors import CorralError, PolicyError
-from corral.guard.access_log import AccessLog
 from corral.guard.gateway.core import Core
 from corral.guard.gateway.listener import Listener
 from corral.guard.logins import Logins
 from corral.guard.metrics import Metrics
 from corral.guard.pipeline import Pipeline
+from corral.guard.record import RecordSink
 from corral.policy.address import Endpoint, parse_endpoint
 from corral.policy.model import Policy
 from corral.stores.memory import MemoryStore
@@ -30,7 +31,7 @@ class Guard:
     `policy.auth` must be resolved by the caller: "keys" with at least one key, or "none".
     """
 
-    def __init__(self, policy: Policy, *, access_log: AccessLog | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(self, policy: Policy, *, access_log: RecordSink | None = None, metrics: Metrics | None = None) -> None:
         if policy.auth == "keys" and not policy.keys:
             raise PolicyError('auth is "keys", but no key is configured: add a [[keys]] entry.')
         self._policy = policy
@@ -69,7 +70,7 @@ class Guard:
             )
         except OSError as error:
             raise ListenError(
-                f"Cannot listen on {policy.listen.address}: {error.strerror or error}. "
+                f"Cannot listen on {policy.listen.address}: {os.strerror(error.errno) if error.errno else error}. "
                 "Choose another address with --listen."
             ) from error
         self.address = self._server.sockets[0].getsockname()[:2]
@@ -98,7 +99,7 @@ class Guard:
         metrics.gauge("corral_running_requests", "Requests that hold a place.", lambda: core.admission.running)
         metrics.gauge("corral_waiting_requests", "Requests that wait for a place.", lambda: core.admission.waiting)
         metrics.gauge("corral_connections", "Open client connections.", lambda: len(listener))
-        metrics.gauge("corral_turned_away_connections", "Connections refused for their number so far.",
+        metrics.counter("corral_turned_away_connections", "Connections refused for their number.",
                       lambda: listener.turned_away)  # fmt: skip
         metrics.gauge("corral_upstream_connections", "Open connections to the server.",
                       lambda: core.pool.open_connections)  # fmt: skip

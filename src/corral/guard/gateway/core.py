@@ -8,14 +8,13 @@ from itertools import count
 
 from corral.dialects.model import Route, Usage
 from corral.engine.admission import Admission, Refused, Running
-from corral.guard.access_log import AccessLog
 from corral.guard.gateway.exchange import Exchange
 from corral.guard.gateway.health import Health
 from corral.guard.gateway.upstream import UpstreamPool
 from corral.guard.metrics import Metrics
 from corral.guard.pipeline import Pipeline
 from corral.guard.quota_headers import QuotaHeaders
-from corral.guard.record import Finished
+from corral.guard.record import Finished, RecordSink
 from corral.guard.refusal import REASONS, RefusalWriter
 from corral.policy.model import Policy
 
@@ -37,7 +36,7 @@ class Core:
         pipeline: Pipeline,
         loop: asyncio.AbstractEventLoop,
         *,
-        access_log: AccessLog | None,
+        access_log: RecordSink | None,
         metrics: Metrics | None,
     ) -> None:
         self.policy = policy
@@ -55,6 +54,7 @@ class Core:
         self.date = b""
         self.wall_offset = 0.0
         self._log = access_log.record if access_log is not None else None
+        self._flush_log = access_log.flush if access_log is not None else None
         self._count = metrics.finished if metrics is not None else None
         self._prefix = secrets.token_hex(4)
         self._numbers = count(1)
@@ -66,6 +66,8 @@ class Core:
         """Renew what changes once a second."""
         self.date = f"Date: {formatdate(usegmt=True)}\r\n".encode()
         self.wall_offset = time.time() - self.now()
+        if self._flush_log is not None:
+            self._flush_log()
 
     def new_request_id(self) -> str:
         """Name a request: unlike any other of this guard, and of any other guard."""
