@@ -8,7 +8,7 @@ LOCK := requirements/dev.lock
 PYTHON ?= $(shell scripts/find-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs reference lock clean
+.PHONY: help setup demo test lint bench docs lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,9 +44,6 @@ bench: $(READY)  ## Measure beside nginx and slowapi
 
 docs: $(READY)  ## Build the site
 	$(BIN)/zensical build --clean
-
-reference: $(READY)  ## Write the generated pages of the docs anew
-	$(BIN)/python scripts/generate_reference.py
 
 lock: $(READY)  ## Renew the lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
