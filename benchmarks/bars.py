@@ -47,7 +47,7 @@ BARS = (
     Bar("refused", "nginx", 0.6, "limit_req"),
     Bar("proxied", "nginx", 0.4, "proxy_pass"),
     Bar("sse", "nginx", 0.7, "proxy_buffering off"),
-    Bar("proxied", "slowapi", 50.0, "FastAPI + slowapi + httpx2"),
+    Bar("proxied", "slowapi", 50.0, "FastAPI + slowapi + httpx"),
 )
 
 

@@ -8,8 +8,8 @@ from benchmarks.contestants.slowapi import Slowapi
 CONTESTANTS: tuple[Contestant, ...] = (
     Nginx(),
     Corral(),
-    Slowapi("slowapi", "httpx2"),
-    Slowapi("slowapi-httpx", "httpx"),
+    Slowapi("slowapi", "httpx"),
+    Slowapi("slowapi-httpx2", "httpx2"),
 )
 
 __all__ = ["CONTESTANTS", "Contestant"]
