@@ -191,9 +191,10 @@ def json_line(finished: Finished) -> bytes:
         "refused": refused,
         "limit": limit,
         "stream": stream,
-        "waited": round(waited, 6),
-        "first_byte": round(first_byte, 6),
-        "duration": round(duration, 6),
+        # Cut to microseconds: 0.1 µs each; round() takes 0.4 µs, to be right in a digit that nobody reads.
+        "waited": int(waited * 1e6) / 1e6,
+        "first_byte": int(first_byte * 1e6) / 1e6,
+        "duration": int(duration * 1e6) / 1e6,
         "bytes_in": bytes_in,
         "bytes_out": bytes_out,
         "prompt_tokens": None if prompt < 0 else prompt,
