@@ -1,5 +1,6 @@
 """`corral demo`: see the whole loop on this machine."""
 
+import signal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +26,8 @@ def demo(
 
     from corral.demo.loop import run_demo  # noqa: PLC0415  # as above
 
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # end as at Ctrl-C, and take the servers along
+        signal.signal(ending, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
     said = console(stderr=True, quiet=quiet)
     report = asyncio.run(run_demo(lambda step: said.print(f"[dim]› {step}[/]")))
     if as_json:

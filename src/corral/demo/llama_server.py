@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Self
 import httpx2
 
 from corral.errors import UpstreamError, UsageError
+from corral.guard import die_with_parent
 
 _PATIENCE = 60.0
 _POLL = 0.05
@@ -71,7 +73,8 @@ class LlamaServer:
         binary, environment = find_llama_server()
         port = port or free_port()
         descriptor, name = tempfile.mkstemp(prefix="corral-llama-", suffix=".log")
-        command = [str(binary), "-m", str(model), "--host", host, "--port", str(port), *extra]
+        bound = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid())]
+        command = [*bound, str(binary), "-m", str(model), "--host", host, "--port", str(port), *extra]
         process = subprocess.Popen(  # noqa: S603  # the operator's own server
             command, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, env=environment
         )
