@@ -18,8 +18,10 @@ setup: $(READY)  ## Make the virtual environment, from the lock
 $(READY): pyproject.toml $(LOCK) scripts/find-python
 	@test -n "$(PYTHON)" || { echo "Corral needs Python 3.11 or newer with venv: apt-get install python3 python3-venv" >&2; exit 1; }
 	"$(PYTHON)" -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	@# The lock is whole, so nothing is resolved: older pips look past it for "coverage[toml]" and find a newer release.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@$(BIN)/python -m pip check --quiet --disable-pip-version-check
 	@touch $(READY)
 
 demo: $(READY)  ## Scan a real llama-server bare, guard it, and scan it again
