@@ -10,12 +10,14 @@ from corral.dialects.model import Route, Usage
 from corral.engine.admission import Admission, Refused, Running
 from corral.guard.gateway.exchange import Exchange
 from corral.guard.gateway.health import Health
+from corral.guard.gateway.incoming import Incoming
+from corral.guard.gateway.outbox import Outbox
 from corral.guard.gateway.upstream import UpstreamPool
 from corral.guard.metrics import Metrics
-from corral.guard.pipeline import Pipeline
+from corral.guard.pipeline import Pipeline, Session
 from corral.guard.quota_headers import QuotaHeaders
 from corral.guard.record import Finished, RecordSink
-from corral.guard.refusal import REASONS, RefusalWriter
+from corral.guard.refusal import REASONS, Refusal, RefusalWriter
 from corral.policy.model import Policy
 
 _RETRY_WHILE_LOADING = 2
@@ -43,7 +45,8 @@ class Core:
         self.pipeline = pipeline
         self.loop = loop
         self.now = loop.time
-        self.pool = UpstreamPool(policy.upstream, loop)
+        self.outbox = Outbox(loop)
+        self.pool = UpstreamPool(policy.upstream, loop, self.outbox)
         self.health = Health(self.pool)
         self.quota_headers = QuotaHeaders(policy.limits)
         self.refusals = RefusalWriter(policy.limits, self.quota_headers)
@@ -119,7 +122,8 @@ class Core:
         """Free the place of `exchange`, or its place in the queue; whoever is next runs."""
         if exchange.visit.needs_place:
             for following in self.admission.abandon(exchange, self.now()):
-                following.run()
+                # Not at once: one that fails at once leaves too, and a long queue would end in a recursion.
+                self.loop.call_soon(following.run)
 
     def expire(self, now: float) -> None:
         """End what has waited too long: for a place, for the server's health, or idle towards the server."""
@@ -133,6 +137,47 @@ class Core:
         self.pool.connect(exchange.connected)
 
     # records
+
+    def refused(
+        self,
+        session: Session,
+        incoming: Incoming,
+        refusal: Refusal,
+        status: int,
+        *,
+        wall: float,
+        arrived: float,
+        request_id: str,
+    ) -> None:
+        """Record a request that the guard refused before it asked for a place."""
+        caller = session.caller
+        standing = refusal.standing
+        self.record(
+            _new(
+                Finished,
+                (
+                    wall,
+                    request_id,
+                    caller.key.name if caller is not None and caller.key is not None else "",
+                    session.address,
+                    incoming.method.decode("latin-1"),
+                    refusal.route,
+                    status,
+                    refusal.kind,
+                    standing.name if standing is not None else "",
+                    False,
+                    0.0,
+                    0.0,
+                    self.now() - arrived,
+                    incoming.size,
+                    0,
+                    -1,
+                    -1,
+                    -1.0,
+                    "refused",
+                ),
+            )
+        )
 
     def finished(
         self,

@@ -29,6 +29,7 @@ class Client(Protocol):
     http10: bool
     head_only: bool
     keep_alive: bool
+    stalled: bool
 
     def write(self, data: bytes) -> None:
         """Send bytes of the answer."""
@@ -92,7 +93,9 @@ class Exchange:
             self.run()
 
     def run(self) -> None:
-        """Have a place: send the request."""
+        """Have a place: send the request, unless its client has left meanwhile."""
+        if self._ended:
+            return
         self._place_at = self._core.now()
         connection = self._core.pool.idle()
         if connection is not None:
@@ -115,6 +118,8 @@ class Exchange:
         self._connection = connection
         self._wait(self._core.policy.upstream.first_byte_timeout)
         connection.send(self, self._request)
+        if self._client.stalled:
+            connection.pause()
 
     def _wait(self, seconds: float) -> None:
         self._client.expect_by(min(self._core.now() + seconds, self._last))
@@ -227,12 +232,12 @@ class Exchange:
     def pause(self) -> None:
         """Stop reading from the server: the client does not keep up."""
         if self._connection is not None:
-            self._connection.transport.pause_reading()
+            self._connection.pause()
 
     def resume(self) -> None:
         """Read on."""
         if self._connection is not None:
-            self._connection.transport.resume_reading()
+            self._connection.resume()
 
     def refuse_place(self, retry_after: float) -> None:
         """No place: too many wait already, or this one waited too long. The client's quota is given back."""

@@ -7,6 +7,19 @@ from corral.guard.gateway.upstream import UpstreamConnection, UpstreamPool
 _FRESH = 1.0
 _PATIENCE = 5.0
 
+_ANSWERS = {
+    200: (b"OK", b'{"status":"ok"}'),
+    503: (b"Service Unavailable", b'{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}'),
+}
+
+
+def health_answer(status: int, date: bytes, *, keep_alive: bool, body: bool) -> bytes:
+    """Write the answer to `/health` as llama-server does, for the statuses 200 and 503; `date` is a header line."""
+    reason, content = _ANSWERS[status]
+    return b"HTTP/1.1 %d %b\r\n%bContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b" % (
+        status, reason, date, len(content), b"" if keep_alive else b"Connection: close\r\n", content if body else b"",
+    )  # fmt: skip
+
 
 class Health:
     """Answers `/health` for the server. A flood of questions costs it one request a second."""

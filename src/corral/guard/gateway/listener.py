@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from corral.guard.gateway.connection import ClientConnection
 
@@ -26,9 +26,9 @@ class Listener:
     def __len__(self) -> int:
         return len(self._connections)
 
-    def connection(self) -> ClientConnection:
+    def connection(self) -> asyncio.BaseProtocol:
         """Build the protocol for a new connection."""
-        return ClientConnection(self._core, self)
+        return cast("asyncio.BaseProtocol", ClientConnection(self._core, self))
 
     def opened(self, connection: ClientConnection, address: str) -> bool:
         """Take a connection in; False where there are too many, in all or from its address."""

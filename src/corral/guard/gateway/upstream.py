@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from corral.guard.gateway.outbox import Outbox
 from corral.policy.model import Upstream
 
 _KEEP_ALIVE_SHARE = 0.6
@@ -15,6 +16,10 @@ _KEEP_ALIVE_SHARE = 0.6
 
 _DEFAULT_KEEP_ALIVE = 4.0
 """Seconds for servers that promise nothing; llama-server closes after five."""
+
+
+_MAX_HEAD = 64 * 1024
+"""The longest head of an answer, in bytes."""
 
 
 class AnswerReader(Protocol):
@@ -36,14 +41,19 @@ class AnswerReader(Protocol):
         """The connection broke; `untouched` if it was an idle one that had brought no byte of this answer."""
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """One connection to the server."""
+class UpstreamConnection:
+    """One connection to the server; an `asyncio.Protocol` by its methods."""
 
     def __init__(self, pool: "UpstreamPool") -> None:
         self._pool = pool
+        self._outbox = pool.outbox
         self._parser = httptools.HttpResponseParser(self)
+        self._pending = b""
+        self._paused = False
         self._used = False
         self._began = False
+        self._head_size = 0
+        self._in_answer = False
         self._complete = False
         self._poisoned = False
         self._reusable = False
@@ -61,12 +71,35 @@ class UpstreamConnection(asyncio.Protocol):
         self.reader = reader
         self._began = False
         self._complete = False
-        self.transport.write(request)
+        self._in_answer = False
+        self._pending = request
+        self._outbox.add(self)
+
+    def flush(self) -> None:
+        """Send the request that waits to be sent."""
+        pending, self._pending = self._pending, b""
+        if pending and not self.transport.is_closing():
+            self.transport.write(pending)
+
+    def pause(self) -> None:
+        """Stop reading: the client does not keep up."""
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
 
     def abandon(self) -> None:
         """Close at once: the server sees its client gone, and frees the slot."""
         self.reader = None
+        self._pending = b""
         self.transport.abort()
+        self._pool.lost(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -94,7 +127,10 @@ class UpstreamConnection(asyncio.Protocol):
         """Give the connection back before the reader is told: the next request may want it."""
         self.reader = None
         self._used = True
-        if self._reusable and not self._poisoned:
+        self.resume()
+        # An answer that came before its request was sent whole: the rest would be read as the next one.
+        unsent = self._pending or self.transport.get_write_buffer_size()
+        if self._reusable and not self._poisoned and not unsent:
             self._pool.give_back(self, self._keep_alive)
         else:
             self.transport.close()
@@ -106,7 +142,7 @@ class UpstreamConnection(asyncio.Protocol):
         reader, self.reader = self.reader, None
         if reader is None:
             return
-        if self._began and exc is None and self._content_type and self._length is None and not self._chunked:
+        if self._in_answer and exc is None and self._length is None and not self._chunked:
             reader.answer_ended()
         else:
             reader.answer_failed("the server closed the connection", untouched=self._used and not self._began)
@@ -122,12 +158,18 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Forget the answer before. A second answer to one request is nobody's: the connection is not used again."""
         self._poisoned = self._complete
+        self._in_answer = False
+        self._head_size = 0
         self._content_type = b""
         self._length = None
         self._chunked = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Note the few headers that matter."""
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > _MAX_HEAD:
+            self._fail("the head of the server's answer is too long")
+            return
         name = name.lower()
         if name == b"content-type":
             self._content_type = value
@@ -150,12 +192,15 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Hand the head over."""
         status = self._parser.get_status_code()
-        if status >= 200 and self.reader is not None and not self._complete:
+        if status < 100:
+            self._fail("the server's answer is not valid HTTP: its status is no status")
+        elif status >= 200 and self.reader is not None and not self._complete:
+            self._in_answer = True
             self.reader.answer_began(status, self._content_type, self._length)
 
     def on_body(self, data: bytes) -> None:
         """Hand a piece of the body over."""
-        if self.reader is not None and not self._complete:
+        if self.reader is not None and self._in_answer and not self._complete:
             self.reader.answer_body(data)
 
     def on_message_complete(self) -> None:
@@ -168,7 +213,8 @@ class UpstreamConnection(asyncio.Protocol):
 class UpstreamPool:
     """Keep-alive connections to one server. Most recently used first; at most `max_connections` are open at once."""
 
-    def __init__(self, upstream: Upstream, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, upstream: Upstream, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
+        self.outbox = outbox
         self._upstream = upstream
         self._loop = loop
         self._idle: list[UpstreamConnection] = []
@@ -209,20 +255,21 @@ class UpstreamPool:
         return task
 
     async def _connect(self, ready: Callable[[UpstreamConnection | None, str], None]) -> None:
-        def build() -> UpstreamConnection:
-            return UpstreamConnection(self)
+        def build() -> asyncio.BaseProtocol:
+            return cast("asyncio.BaseProtocol", UpstreamConnection(self))
 
         try:
             async with asyncio.timeout(self._upstream.connect_timeout):
                 if self._socket:
-                    _, connection = await self._loop.create_unix_connection(build, self._socket)
+                    _, protocol = await self._loop.create_unix_connection(build, self._socket)
                 else:
-                    _, connection = await self._loop.create_connection(build, self._host, self._port)
+                    _, protocol = await self._loop.create_connection(build, self._host, self._port)
         except TimeoutError:
             ready(None, "the server did not accept a connection in time")
         except OSError as error:
             ready(None, f"the server cannot be reached: {error.strerror or error}")
         else:
+            connection = cast("UpstreamConnection", protocol)
             self._open.add(connection)
             ready(connection, "")
 
