@@ -8,7 +8,18 @@ from corral.errors import PolicyError
 from corral.policy.address import Endpoint, parse_endpoint
 from corral.policy.explain import asks_for_keys, explain, warnings
 from corral.policy.load import load_policy
-from corral.policy.model import ApiKey, Generation, Identity, LimitRule, Listen, Policy, Quota, Routes
+from corral.policy.model import (
+    ApiKey,
+    Credentials,
+    Generation,
+    Identity,
+    LimitRule,
+    Listen,
+    Plan,
+    Policy,
+    Quota,
+    Routes,
+)
 
 KEY = ApiKey(name="alice", sha256="ab" * 32)
 EVERYWHERE = Listen(address="0.0.0.0:8080")
@@ -23,6 +34,8 @@ EVERYWHERE = Listen(address="0.0.0.0:8080")
         (Policy(identity=Identity(trusted_proxies=("127.0.0.1/32",))), True),
         (Policy(auth="none", listen=EVERYWHERE), False),
         (Policy(auth="keys"), True),
+        (Policy(credentials=Credentials(store="keys.db")), True),
+        (Policy(credentials=Credentials(store="")), False),
     ],
 )
 def test_a_key_is_asked_for_unless_only_this_machine_can_ask(policy, asked):
@@ -56,6 +69,15 @@ def test_the_explanation_follows_the_policy():
                   "admin keys only", "10.0.0.0/8", "grammars"):  # fmt: skip
         assert piece in said
     assert "No request quotas apply." in explain(Policy(limits=()))
+
+
+def test_the_explanation_names_the_store_and_the_plans():
+    pro = Plan(limits=(LimitRule(name="p", quota=Quota(9, 1.0)),), priority=2.5, models=("big", "small"), max_tokens=77)
+    said = "\n".join(explain(Policy(credentials=Credentials(store="/x/keys.db"), plan={"pro": pro, "free": Plan()})))
+    for piece in ("/x/keys.db", 'On plan "pro"', "9 requests per second", "77 tokens", "big, small", "priority 2.5"):
+        assert piece in said
+    assert '"free"' not in said
+    assert "one is made at start" not in said
 
 
 def test_what_is_unwise_is_said():

@@ -5,6 +5,7 @@ writes, the JSON Schema and the reference page are all read from these classes. 
 all. Precedence: defaults < file < environment < command line.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -59,6 +60,33 @@ class ApiKey:
     name: str = setting(help="Who holds the key: shown in logs, metrics and refusals in the key's stead.")
     sha256: str = setting(help='Hex SHA-256 of the key: printf %s "$KEY" | sha256sum')
     admin: bool = setting(False, help="May read the server's state routes (/slots, /props, /metrics).")
+    plan: str | None = setting(None, help="The [plan.NAME] that its holder is on; absent: what everybody may.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """`[credentials]`: where keys are kept that come and go while the guard runs."""
+
+    store: str | None = setting(
+        None,
+        help='The file that `corral keys` writes; a running guard follows it. "" is none; absent is keys.db in '
+        "$XDG_STATE_HOME/corral (~/.local/state/corral), once it is there.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One `[plan.NAME]` table: what those on it may do, in the place of what everybody may."""
+
+    limits: tuple[LimitRule, ...] = setting(
+        (),
+        help="Limits in the place of all [[limits]] but those of everyone; none: the [[limits]]. Names of their own.",
+    )
+    priority: float = setting(1.0, help="How much of a busy server they get beside others, who have 1.", unit="weight")
+    models: tuple[str, ...] = setting((), help="The models that they may ask for, by name; none: every model.")
+    max_tokens: int | None = setting(
+        None, help="Most tokens one answer may have, in the place of generation.max_tokens.", unit="tokens"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +215,10 @@ class Policy:
     listen: Listen = setting(factory=Listen, help="Where the guard answers.")
     upstream: Upstream = setting(factory=Upstream, help="The inference server that is guarded.")
     keys: tuple[ApiKey, ...] = setting((), help="Credentials that are let in.")
+    credentials: Credentials = setting(factory=Credentials, help="Where keys are kept that come and go.")
+    plan: Mapping[str, Plan] = setting(
+        factory=dict, help="What those may do who are on a plan: one [plan.NAME] table for each, named by keys."
+    )
     identity: Identity = setting(factory=Identity, help="Whose address counts.")
     limits: tuple[LimitRule, ...] = setting(DEFAULT_LIMITS, help="How many requests whom may make; all must agree.")
     concurrency: Concurrency = setting(factory=Concurrency, help="How much runs at once, and how much may wait.")
