@@ -150,3 +150,4 @@ def test_the_default_is_in_the_state_directory(tmp_path):
     assert default_path({"XDG_STATE_HOME": "/s", "HOME": "/h"}) == Path("/s/corral/keys.db")
     for environ in ({"HOME": "/h"}, {"HOME": "/h", "XDG_STATE_HOME": "relative"}):
         assert default_path(environ) == Path("/h/.local/state/corral/keys.db")
+    assert default_path({}) == Path("/var/lib/corral/keys.db")

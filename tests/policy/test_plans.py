@@ -1,7 +1,7 @@
 """Which limits count whom."""
 
 from corral.policy.model import LimitRule, Plan, Policy, Quota
-from corral.policy.plans import all_limits, limits_that_apply
+from corral.policy.plans import all_limits, limits_of, limits_that_apply, refuse_model
 
 
 def rule(name: str, per: str = "client") -> LimitRule:
@@ -19,8 +19,8 @@ POLICY = Policy(
 
 
 def applying(plan: str | None) -> list[str]:
-    which = zip(all_limits(POLICY), limits_that_apply(POLICY, plan), strict=True)
-    return [limit.name for limit, applies in which if applies]
+    assert len(all_limits(POLICY)) == len(limits_that_apply(POLICY, plan))
+    return [limit.name for limit in limits_of(POLICY, plan)]
 
 
 def test_a_plans_limits_take_the_place_of_all_but_those_for_everyone():
@@ -30,3 +30,11 @@ def test_a_plans_limits_take_the_place_of_all_but_those_for_everyone():
 
 def test_a_plan_without_limits_is_counted_as_none():
     assert applying(None) == applying("free") == ["client", "all", "address"]
+
+
+def test_a_list_of_models_demands_that_one_of_them_is_named():
+    plan = Plan(models=("big", "small"))
+    assert refuse_model(plan, "big") is None
+    assert "it has: big, small" in (refuse_model(plan, "other") or "")
+    assert "names no model" in (refuse_model(plan, None) or "")
+    assert refuse_model(Plan(), None) is None

@@ -161,10 +161,12 @@ def run(policy: "Policy", *, launch: "Launch | None" = None, start_timeout: floa
     """Serve until a signal ends it, and answer the exit status. A key that had to be made is shown here, once."""
     import uvloop  # noqa: PLC0415  # keeps --help fast
 
+    from corral.guard.key_store import default_path  # noqa: PLC0415  # as above
     from corral.guard.lifetime import serve  # noqa: PLC0415  # as above
     from corral.guard.resolve import with_credentials  # noqa: PLC0415  # as above
 
-    policy, key = with_credentials(policy)
+    store = default_path(os.environ)
+    policy, key = with_credentials(policy, store=store)
 
     def say(sentence: str) -> None:
         if not quiet:
@@ -174,6 +176,8 @@ def run(policy: "Policy", *, launch: "Launch | None" = None, start_timeout: floa
         if not quiet:
             for sentence in summary(running, launch):
                 tell(sentence)
+            if running.auth == "none" and store.is_file():
+                tell(f"Nobody is asked for the keys in {store}.")
         if key is not None:
             tell(f"No key is configured, so one was made. It is shown once and kept nowhere:\n\n    {key}\n")
             tell("Clients send it as `Authorization: Bearer KEY`. To keep one, put its hash in the policy's [[keys]].")

@@ -17,8 +17,11 @@ _REDUCED = "temporary-reduced-capacity"
 _KINDS: dict[str, tuple[int, str, str, str, str, str]] = {
     "invalid_request": (400, _INVALID, "invalid_request", _INVALID, _INVALID, ""),
     "bad_http": (400, _INVALID, "bad_http", _INVALID, _INVALID, ""),
+    "key_in_url": (400, _INVALID, "key_in_url", _INVALID, _INVALID, ""),
     "missing_api_key": (401, _INVALID, "missing_api_key", "authentication_error", "authentication_error", ""),
     "invalid_api_key": (401, _INVALID, "invalid_api_key", "authentication_error", "authentication_error", ""),
+    "expired_api_key": (401, _INVALID, "expired_api_key", "authentication_error", "authentication_error", ""),
+    "revoked_api_key": (401, _INVALID, "revoked_api_key", "authentication_error", "authentication_error", ""),
     "forbidden": (403, _INVALID, "forbidden", "permission_error", "permission_error", ""),
     "not_found": (404, _INVALID, "not_found", "not_found_error", "not_found_error", ""),
     "method_not_allowed": (405, _INVALID, "method_not_allowed", _INVALID, _INVALID, ""),

@@ -66,11 +66,16 @@ class StoredKey:
 
 
 def default_path(environ: Mapping[str, str]) -> Path:
-    """Name the store that is used where none is configured: `corral/keys.db` in the XDG state directory."""
-    state = environ.get("XDG_STATE_HOME", "")
-    # The XDG specification wants relative paths ignored.
-    base = Path(state) if state.startswith("/") else Path(environ.get("HOME") or "~").expanduser() / ".local" / "state"
-    return base / "corral" / "keys.db"
+    """Name the store that is used where none is configured: `corral/keys.db` in the XDG state directory.
+
+    For a service without a home it is /var/lib/corral/keys.db. The XDG specification wants relative paths ignored.
+    """
+    state, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
+    if state.startswith("/"):
+        return Path(state, "corral", "keys.db")
+    if home.startswith("/"):
+        return Path(home, ".local", "state", "corral", "keys.db")
+    return Path("/var/lib/corral/keys.db")
 
 
 class KeyStore:

@@ -1,12 +1,18 @@
-"""Which limits there are, and which of them apply on which plan."""
+"""What a plan means: which limits apply on it, and which models may be asked for."""
 
-from corral.policy.model import LimitRule, Policy
+from corral.policy.model import LimitRule, Plan, Policy
 
 
 def all_limits(policy: Policy) -> tuple[LimitRule, ...]:
     """List every limit of the policy: those for all, then each plan's own, in the order they were written."""
     own = (rule for plan in policy.plan.values() for rule in plan.limits)
     return (*policy.limits, *own)
+
+
+def limits_of(policy: Policy, plan: str | None) -> tuple[LimitRule, ...]:
+    """List the limits that count who is on `plan`; None is no plan."""
+    which = zip(all_limits(policy), limits_that_apply(policy, plan), strict=True)
+    return tuple(rule for rule, applies in which if applies)
 
 
 def limits_that_apply(policy: Policy, plan: str | None) -> tuple[bool, ...]:
@@ -19,3 +25,11 @@ def limits_that_apply(policy: Policy, plan: str | None) -> tuple[bool, ...]:
     general = (rule.per == "everyone" or not chosen for rule in policy.limits)
     own = (name == plan for name, other in policy.plan.items() for _ in other.limits)
     return (*general, *own)
+
+
+def refuse_model(plan: Plan, model: str | None) -> str | None:
+    """Say why `model` may not be asked for on `plan`; None where it may. A list of models demands that one is named."""
+    if not plan.models or model in plan.models:
+        return None
+    asked = "The request names no model" if model is None else "The plan does not have that model"
+    return f"{asked}; it has: {', '.join(plan.models)}."
