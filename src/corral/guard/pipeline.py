@@ -256,10 +256,13 @@ class Pipeline:
         authorization = head.get(b"authorization")
         api_key = head.get(b"x-api-key")
         known = session.caller
-        same = known is not None and authorization == session.authorization and api_key == session.api_key
-        if same:
-            assert known is not None
-            same = known.generation == self._authenticator.generation and now < known.valid_until
+        same = (
+            known is not None
+            and authorization == session.authorization
+            and api_key == session.api_key
+            and now < known.valid_until
+            and known.generation == self._authenticator.generation
+        )
         if same and not self._identity.reads_headers:
             assert known is not None
             return known
