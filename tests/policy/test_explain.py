@@ -13,6 +13,7 @@ from corral.policy.model import (
     Credentials,
     Generation,
     Identity,
+    Jwt,
     LimitRule,
     Listen,
     Plan,
@@ -36,6 +37,7 @@ EVERYWHERE = Listen(address="0.0.0.0:8080")
         (Policy(auth="keys"), True),
         (Policy(credentials=Credentials(store="keys.db")), True),
         (Policy(credentials=Credentials(store="")), False),
+        (Policy(jwt=Jwt(secret="x" * 32)), True),
     ],
 )
 def test_a_key_is_asked_for_unless_only_this_machine_can_ask(policy, asked):
@@ -78,6 +80,16 @@ def test_the_explanation_names_the_store_and_the_plans():
         assert piece in said
     assert '"free"' not in said
     assert "one is made at start" not in said
+
+
+def test_the_explanation_says_whose_tokens_are_let_in():
+    jwt = Jwt(jwks_url="https://i.example/jwks", issuer="https://i.example", audience="llm", plan_claim="tier")
+    said = "\n".join(explain(Policy(jwt=jwt)))
+    assert "a token from https://i.example for llm, signed with the keys at https://i.example/jwks" in said
+    assert "tier which plan" in said
+    assert "one is made at start" not in said
+    assert "hunter2" not in "\n".join(explain(Policy(jwt=Jwt(secret="hunter2"))))
+    assert "jwt.audience is not set" in warnings(Policy(jwt=Jwt(secret="x")))[0]
 
 
 def test_what_is_unwise_is_said():

@@ -14,7 +14,8 @@ from corral.policy.positions import find_lines
 from corral.policy.template import kind_name, template
 
 HASH = "ab" * 32
-_ABSENT = ("tls_", "api_key", "listen = ", "store")
+_ABSENT = ("tls_", "api_key", "listen = ", "store", "secret", "public_key", "jwks_url", "issuer", "audience", "type",
+           "plan_claim")  # fmt: skip
 """Settings whose default is absence, which the template can only show as a placeholder."""
 
 
@@ -98,6 +99,25 @@ def test_the_written_template_is_the_defaults_commented_or_not():
         ("[plan.pro]\nprioritty = 1", 2, 'Did you mean "priority"?'),
         ('[plan.pro]\n[[plan.pro.limits]]\nname = "client"\nquota = "1/hour"', 3, "two limits"),
         ('[plan.pro]\n[[plan.pro.limits]]\nname = "x"\nquota = "1 token/hour"', 4, "cannot be applied yet"),
+        ('[jwt]\nissuer = "x"', 1, "not with which key"),
+        ('[jwt]\nsecret = "x"\npublic_key = "y"', 3, "keep one of them"),
+        ('auth = "none"\n[jwt]\nsecret = "x"', 1, "asked for a token"),
+        ('[jwt]\npublic_key = "x"\nalgorithms = ["RS256", "HS256"]', 3, "HS256 works with a secret"),
+        ('[jwt]\nsecret = "x"\nalgorithms = ["ES256"]', 3, "ES256 works with a public key"),
+        ('[jwt]\nsecret = "x"\nalgorithms = ["none"]', 3, "is not known here"),
+        ('[jwt]\njwks_url = "https://x/"\naudience = "a"', 1, "signs tokens for many"),
+        ('[jwt]\njwks_url = "https://x/"\nissuer = "a"', 1, "signs tokens for many"),
+        ('[jwt]\nsecret = "x"\naudience = ""', 3, "this is missing"),
+        ('[jwt]\nsecret = "x"\nuser_claim = ""', 3, "write a name"),
+        ('[jwt]\nsecret = "x"\nplan_claim = "plan"', 3, "no plan that it could name"),
+        ('[jwt]\nsecret = "x"\nleeway = "1h"', 3, "at most 300"),
+        ('[jwt]\nsecret = "x"\nmax_length = "1MiB"', 3, "from 128 to"),
+        ('[jwt]\nsecret = "x"\njwks_refresh = 0', 3, "at least 1"),
+        ('[jwt]\nissuer = "i"\naudience = "a"\njwks_url = "http://192.0.2.1/"', 4, "write https"),
+        ('[jwt]\nissuer = "i"\naudience = "a"\njwks_url = "http://issuer.example/"', 4, "write https"),
+        ('[jwt]\nissuer = "i"\naudience = "a"\njwks_url = "file:///etc/keys"', 4, "no URL to fetch"),
+        ('[jwt]\nissuer = "i"\naudience = "a"\njwks_url = "https://u:p@x/"', 4, "no URL to fetch"),
+        ('[jwt]\nissuer = "i"\naudience = "a"\njwks_url = "https://x:99999/"', 4, "no URL to fetch"),
         ('[listen]\naddress = "nowhere"', 2, "a host and a port"),
         ('[listen]\naddress = "::1:80"', 2, "in brackets"),
         ('[listen]\naddress = "a:99999"', 2, "a host and a port"),
@@ -170,6 +190,14 @@ def test_a_key_from_the_environment_is_hashed_and_kept_once():
     assert [key.sha256 for key in policy.keys] == [digest]
     text = f'[[keys]]\nname = "a"\nsha256 = "{digest}"'
     assert len(load_policy(text=text, environ={"CORRAL_API_KEY": "secret"}).keys) == 1
+
+
+def test_tokens_are_configured_from_the_environment_too():
+    text = '[jwt]\nissuer = "https://i.example"\naudience = "llm"\nalgorithms = ["ES256"]\nleeway = "1m"'
+    policy = load_policy(text=text, environ={"CORRAL_JWT_JWKS_URL": "http://127.0.0.1:9/jwks"})
+    assert policy.jwt.key_settings == ("jwks_url",)
+    assert (policy.jwt.algorithms, policy.jwt.leeway) == (("ES256",), 60.0)
+    assert load_policy().jwt.key_settings == ()
 
 
 def test_plans_are_read():

@@ -21,7 +21,8 @@ class Logins:
     """Checks credentials, and counts failures by address.
 
     Once an address has failed too often its keys are refused unheard, right or wrong, so that guessing on teaches
-    nothing. Whoever got in from there before is still let in: an attacker cannot lock out those who share its address.
+    nothing. Whoever got in from there before is still let in, with a new token too: an attacker cannot lock out those
+    who share its address.
     Requests without any key, and for routes that do not exist, have a count of their own, and lock nobody out.
     """
 
@@ -47,7 +48,7 @@ class Logins:
             return outcome
         who = self._wrong.bind((address,))
         standing = self._wrong.peek(who, now)[0]
-        if standing.remaining <= 0:
+        if standing.remaining <= 0 and (address, authenticator.claimed_name(presented)) not in self._let_in:
             return _refusal("too_many_failed_logins", _TOO_MANY, max(1.0, standing.window / standing.quota))
         if outcome is None:
             outcome = authenticator.verify(presented, now)

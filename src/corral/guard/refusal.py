@@ -81,7 +81,8 @@ class RefusalWriter:
                 self._quota_headers.lines(refusal.standing._replace(remaining=0, reset=float(retry or 1)), refusal.plan)
             )
         if status == 401:
-            lines.append(b'WWW-Authenticate: Bearer realm="corral"\r\n')
+            wrong = b"" if refusal.kind == "missing_api_key" else b', error="invalid_token"'  # RFC 6750, section 3
+            lines.append(b'WWW-Authenticate: Bearer realm="corral"%b\r\n' % wrong)
         if refusal.allow:
             lines.append(b"Allow: " + b", ".join(refusal.allow) + b"\r\n")
         if close:

@@ -101,7 +101,7 @@ def with_credentials(
         return replace(policy, auth="none"), None
     policy = replace(policy, auth="keys")
     key = None
-    if not policy.keys and not policy.credentials.store:
+    if not (policy.keys or policy.credentials.store or policy.jwt.key_settings):
         key = make_key()
         policy = replace(policy, keys=(ApiKey(name=MADE_KEY, sha256=hash_key(key)),))
     if undecided:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from corral.policy.address import parse_endpoint
-from corral.policy.model import LimitRule, Plan, Policy
+from corral.policy.model import Jwt, LimitRule, Plan, Policy
 from corral.policy.notation import describe_duration, describe_quota, describe_size
 
 
@@ -11,7 +11,7 @@ def asks_for_keys(policy: Policy) -> bool:
     """Tell whether the guard will ask for a key: `auth`, with "auto" resolved by what is configured."""
     if policy.auth == "auto":
         behind_proxy = bool(policy.identity.trusted_proxies)
-        configured = bool(policy.keys) or bool(policy.credentials.store)
+        configured = bool(policy.keys or policy.credentials.store or policy.jwt.key_settings)
         return configured or behind_proxy or not parse_endpoint(policy.listen.address).is_loopback
     return policy.auth == "keys"
 
@@ -30,8 +30,10 @@ def _doors(policy: Policy) -> Iterator[str]:
         yield f"Lets in who presents one of {len(policy.keys)} keys: {', '.join(key.name for key in policy.keys)}."
     if policy.credentials.store and asks_for_keys(policy):
         yield f"Lets in who presents a key from {policy.credentials.store}; `corral keys` changes it at once."
-    elif asks_for_keys(policy) and not policy.keys:
+    elif asks_for_keys(policy) and not policy.keys and not policy.jwt.key_settings:
         yield "Lets in who presents a key; as none is configured, one is made at start and shown once."
+    if policy.jwt.key_settings and asks_for_keys(policy):
+        yield from _tokens(policy.jwt)
     if asks_for_keys(policy):
         yield f"An address may fail {describe_quota(policy.max_failed_logins).replace('requests', 'times')}."
     if policy.identity.trusted_proxies:
@@ -40,6 +42,14 @@ def _doors(policy: Policy) -> Iterator[str]:
     for name, rule in (("State routes (/slots, /props, /metrics)", policy.routes.state),
                        ("Routes that change the server", policy.routes.management)):  # fmt: skip
         yield f"{name} are open to admin keys only." if rule == "admin" else f"{name} are closed."
+
+
+def _tokens(jwt: Jwt) -> Iterator[str]:
+    where = f"the keys at {jwt.jwks_url}" if jwt.jwks_url else "the key in the policy"
+    names = [(jwt.issuer, "from"), (jwt.audience, "for")]
+    whose = "".join(f" {word} {name}" for name, word in names if name is not None)
+    plan = f" and {jwt.plan_claim} which plan they are on" if jwt.plan_claim else ""
+    yield f"Lets in who presents a token{whose}, signed with {where}; {jwt.user_claim} says who they are{plan}."
 
 
 _WHO = {
@@ -109,6 +119,8 @@ def warnings(policy: Policy) -> list[str]:
         found.append(f'Anybody who can reach {policy.listen.address} may use the model: auth is "none".')
     if asks_for_keys(policy) and not loopback and not policy.listen.tls_certificate:
         found.append("Keys travel in the clear: listen.tls_certificate is not set. Put TLS here or in front.")
+    if policy.jwt.key_settings and policy.jwt.audience is None:
+        found.append("jwt.audience is not set: tokens that were signed for something else may be let in, too.")
     if not policy.limits:
         found.append("No limits are configured: one client can take the server from all others.")
     if policy.generation.grammar:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 Partition = Literal["client", "address", "key", "everyone"]
 Algorithm = Literal["gcra", "window"]
+Signature = Literal["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384",
+                    "ES512", "EdDSA", "Ed25519"]  # fmt: skip
 
 
 def setting(default: Any = ..., *, help: str, unit: str = "", factory: Any = None) -> Any:  # noqa: A002
@@ -72,6 +74,35 @@ class Credentials:
         help='The file that `corral keys` writes; a running guard follows it. "" is none; absent is keys.db in '
         "$XDG_STATE_HOME/corral (~/.local/state/corral), once it is there.",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jwt:
+    """`[jwt]`: signed tokens that are let in (RFC 7519), checked as RFC 8725 says. Off unless a key is named."""
+
+    secret: str | None = setting(None, help="The secret that tokens are signed with (HS…), 32 bytes at least.")
+    secret_file: str | None = setting(None, help="A file that holds the secret; a line end behind it is none of it.")
+    public_key: str | None = setting(None, help="PEM file with the public key that tokens are checked with.")
+    jwks_url: str | None = setting(
+        None, help="Where the issuer publishes its keys (RFC 7517); https, or http on loopback. Demands the next two."
+    )
+    issuer: str | None = setting(None, help="What a token's iss must be.")
+    audience: str | None = setting(None, help="What must be in a token's aud; absent, tokens with an aud are refused.")
+    algorithms: tuple[Signature, ...] = setting(
+        (), help="Signature algorithms that are accepted; none: the usual ones of each key's type."
+    )
+    type: str | None = setting(None, help='What a token\'s typ must be; absent, "JWT", "at+jwt" or no typ at all.')
+    user_claim: str = setting("sub", help="The claim that says who it is: counted and logged as jwt:USER.")
+    plan_claim: str | None = setting(None, help="The claim that names the [plan.NAME] it is on.")
+    leeway: float = setting(30.0, help="How far the issuer's clock may be off.", unit="seconds")
+    max_length: int = setting(8 * 1024, help="Longest token; longer ones are not even read.", unit="bytes")
+    jwks_refresh: float = setting(900.0, help="How often the issuer's keys are fetched anew.", unit="seconds")
+
+    @property
+    def key_settings(self) -> tuple[str, ...]:
+        """Which of the settings that say where the key comes from are given; none of them is off."""
+        names = ("secret", "secret_file", "public_key", "jwks_url")
+        return tuple(name for name in names if getattr(self, name) is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +247,7 @@ class Policy:
     upstream: Upstream = setting(factory=Upstream, help="The inference server that is guarded.")
     keys: tuple[ApiKey, ...] = setting((), help="Credentials that are let in.")
     credentials: Credentials = setting(factory=Credentials, help="Where keys are kept that come and go.")
+    jwt: Jwt = setting(factory=Jwt, help="Signed tokens that are let in.")
     plan: Mapping[str, Plan] = setting(
         factory=dict, help="What those may do who are on a plan: one [plan.NAME] table for each, named by keys."
     )

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from corral.errors import PolicyError
 from corral.policy.address import parse_endpoint
+from corral.policy.jwt_rules import jwt_is_whole
 from corral.policy.model import LimitRule, Policy
 
 KeyPath = tuple[str | int, ...]
@@ -175,6 +176,7 @@ RULES: tuple[Rule, ...] = (
     _limits_apply,
     _keys_are_hashes,
     _plans_are_sane,
+    jwt_is_whole,
     _addresses_parse,
     _upstream_can_be_reached,
     _tls_is_whole,
