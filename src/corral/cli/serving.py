@@ -176,8 +176,8 @@ def run(policy: "Policy", *, launch: "Launch | None" = None, start_timeout: floa
         if not quiet:
             for sentence in summary(running, launch):
                 tell(sentence)
-            if running.auth == "none" and store.is_file():
-                tell(f"Nobody is asked for the keys in {store}.")
+            for sentence in store_notes(running, store):
+                tell(sentence)
         if key is not None:
             tell(f"No key is configured, so one was made. It is shown once and kept nowhere:\n\n    {key}\n")
             tell("Clients send it as `Authorization: Bearer KEY`. To keep one, put its hash in the policy's [[keys]].")
@@ -200,6 +200,16 @@ def summary(policy: "Policy", launch: "Launch | None") -> list[str]:
         sentences.append(f"Metrics and health: http://{policy.admin.listen}/metrics and /health.")
     notices = launch.notices if launch is not None else ()
     return [*sentences, *(f"Note: {sentence}" for sentence in (*notices, *warnings(policy)))]
+
+
+def store_notes(policy: "Policy", default: Path) -> list[str]:
+    """Say where the key store is not what one may think: there, but not asked; or asked, but not there."""
+    followed = policy.credentials.store
+    if policy.auth == "none":
+        return [f"Nobody is asked for the keys in {default}."] if default.is_file() else []
+    if followed and not (policy.keys or policy.jwt.key_settings or Path(followed).is_file()):
+        return [f"Nobody can get in yet: `corral keys create --name NAME --store {followed}` makes the first key."]
+    return []
 
 
 def mention_unused_policy(flags: Flags, *, quiet: bool) -> None:
