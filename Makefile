@@ -49,7 +49,7 @@ docs: $(READY)  ## Build the site
 
 lock: $(READY)  ## Renew the lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" --extra demo --group dev \
+	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" --extra demo --extra jwt --group dev \
 	  --output-file $(LOCK) pyproject.toml
 
 clean:  ## Remove what was made

@@ -44,7 +44,10 @@ def test_commands_in_the_docs_exist_with_their_options():
     assert lines
     for line in lines:
         name, *rest = line.removeprefix("$ corral ").partition("#")[0].partition(" -- ")[0].split()
-        known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+        command = COMMANDS[name]
+        while hasattr(command, "commands"):
+            command = command.commands[rest.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
         for word in rest:
             if word.startswith("--"):
                 assert word in known, line
@@ -58,8 +61,9 @@ def test_make_targets_in_the_readme_exist():
 
 
 def test_every_command_has_help_and_an_example():
-    for name in COMMANDS:
-        result = CliRunner().invoke(app, [name, "--help"])
+    inner = [[name, part] for name, command in COMMANDS.items() for part in getattr(command, "commands", ())]
+    for name in [*([name] for name in COMMANDS), *inner]:
+        result = CliRunner().invoke(app, [*name, "--help"])
         assert result.exit_code == 0
         assert "corral " in result.output
         assert "Example" in result.output, name

@@ -34,6 +34,9 @@ max_waiting = 128
 
 [log]
 format = "json"
+
+[credentials]
+store = ""
 """
 
 

@@ -36,7 +36,12 @@ def corral(runtime: Path, tmp_path: Path) -> Iterator[Start]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**clean, "XDG_RUNTIME_DIR": str(runtime), **(environ or {})},
+            env={
+                **clean,
+                "XDG_RUNTIME_DIR": str(runtime),
+                "XDG_STATE_HOME": str(tmp_path / "state"),
+                **(environ or {}),
+            },
             cwd=tmp_path,
             process_group=0,
         )

@@ -4,12 +4,16 @@ import json
 import re
 import signal
 import socket
+import time
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from corral.demo.llama_server import LlamaServer
+from corral.guard.key_desk import KeyDesk
+from corral.guard.key_store import KeyStore
+from corral.policy.model import Policy
 from running_commands import Start
 
 pytestmark = pytest.mark.e2e
@@ -138,3 +142,34 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def test_keys_made_beside_it_are_let_in_at_once(corral: Start, llama_server: LlamaServer, tmp_path: Path) -> None:
+    command = corral("guard", llama_server.url, "--listen", "127.0.0.1:0", "--auth", "keys", "--log", "")
+    key = command.said(r"(?m)^ +(crl_\w{49})$").group(1)
+    url = command.url
+    assert ask(url, key) == 200
+    assert corral("keys", "create", "--name", "alice").wait() == 0
+    store = tmp_path / "state" / "corral" / "keys.db"
+    with KeyStore.open(store) as opened:
+        secret = KeyDesk(opened, Policy()).rotate("alice", time.time(), grace=0.0, lifetime=None).made.secret
+    end = time.monotonic() + 10
+    while ask(url, secret) != 200:
+        assert time.monotonic() < end
+    command.signal(signal.SIGTERM)
+    assert command.wait() == 0
+    again = corral("guard", llama_server.url, "--listen", "127.0.0.1:0", "--log", "")
+    assert (ask(again.url, secret), ask(again.url)) == (200, 401)
+    again.said(re.escape(f"a key from {store}"))
+    opened_to_all = corral("guard", llama_server.url, "--listen", "127.0.0.1:0", "--log", "", "--auth", "none")
+    opened_to_all.said(re.escape(f"Nobody is asked for the keys in {store}"))
+    assert ask(opened_to_all.url) == 200
+
+
+def test_a_store_that_cannot_be_used_ends_with_status_2(corral: Start, tmp_path: Path) -> None:
+    (tmp_path / "keys.db").write_text("no database " * 100)
+    (tmp_path / "keys.db").chmod(0o600)
+    command = corral("guard", "127.0.0.1:1", "--listen", "127.0.0.1:0", environ={"CORRAL_CREDENTIALS_STORE": "keys.db"})
+    assert command.wait() == 2
+    command.said("The key store keys.db cannot be used")
+    assert "Traceback" not in command.errors

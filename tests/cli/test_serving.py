@@ -1,11 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from corral.cli.serving import Flags, build_policy, summary
+from corral.cli.serving import Flags, build_policy, store_notes, summary
 from corral.errors import PolicyError, UsageError
 from corral.guard.launch_arguments import Launch, read_arguments
 from corral.guard.new_key import hash_key
+from corral.policy.model import ApiKey, Credentials, Jwt, Policy
 
 NONE = dict.fromkeys(
     (
@@ -112,6 +114,21 @@ def test_keys_that_nobody_would_ask_for_are_a_contradiction() -> None:
 def test_a_window_alone_limits_nothing() -> None:
     with pytest.raises(UsageError, match="write both"):
         build_policy(flags(rate_window=5.0), {}, upstream="127.0.0.1:1")
+
+
+def test_what_is_odd_about_the_store_is_said(tmp_path: Path) -> None:
+    there, missing = tmp_path / "keys.db", tmp_path / "none.db"
+    there.touch()
+    keyed = Policy(auth="keys", credentials=Credentials(store=str(missing)))
+    assert "Nobody is asked" in store_notes(Policy(auth="none"), there)[0]
+    assert f"--store {missing}" in store_notes(keyed, there)[0]
+    for policy in (
+        Policy(auth="keys", credentials=Credentials(store=str(there))),
+        replace(keyed, jwt=Jwt(secret="x")),
+        replace(keyed, keys=(ApiKey(name="a", sha256="ab" * 32),)),
+        Policy(auth="none"),
+    ):
+        assert store_notes(policy, missing) == []
 
 
 def test_the_summary_says_what_a_server_was_started_with() -> None:

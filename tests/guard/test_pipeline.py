@@ -2,12 +2,26 @@
 
 import json
 import re
+import time
+from base64 import b64encode
 from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 
-from corral.policy.model import ApiKey, Concurrency, Generation, Identity, LimitRule, Policy, Quota
+from corral.guard.key_desk import KeyDesk
+from corral.guard.key_store import KeyStore
+from corral.policy.model import (
+    ApiKey,
+    Concurrency,
+    Credentials,
+    Generation,
+    Identity,
+    LimitRule,
+    Plan,
+    Policy,
+    Quota,
+)
 
 OPEN = Policy(auth="none")
 SECRET = "a-secret-key"
@@ -254,3 +268,56 @@ def test_one_place_is_taken_at_a_time(start_guard):
     for _ in range(5):
         assert status(guard.exchange()) == 200
     assert guard.guard.running == 0
+
+
+def test_basic_is_taken_and_a_key_in_the_url_is_not(start_guard):
+    guard = start_guard(policy=KEYED)
+    basic = b64encode(f"anyone:{SECRET}".encode()).decode()
+    assert status(guard.exchange(headers=f"Authorization: Basic {basic}\r\n")) == 200
+    refused = guard.exchange(path=f"/v1/chat/completions?api_key={SECRET}")
+    assert status(refused) == 400
+    assert body(refused)["error"]["code"] == "key_in_url"
+    assert "URL" in body(refused)["error"]["message"]
+    assert all(SECRET not in str(record) for record in guard.settled(2))
+
+
+def test_keys_come_and_go_while_the_guard_runs(start_guard, tmp_path):
+    path = tmp_path / "keys.db"
+    guard = start_guard(
+        policy=Policy(
+            auth="keys",
+            limits=(),
+            credentials=Credentials(store=str(path)),
+            max_failed_logins=Quota(10**6, 60.0),
+        )
+    )
+    with KeyStore.create(path) as store, guard.connect() as connection:
+        desk = KeyDesk(store, Policy())
+        secret = desk.create("alice", time.time(), plan=None, admin=False, lifetime=None).secret
+        request = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %b\r\n\r\n" % secret.encode()
+
+        def ask_until(wanted: int) -> bytes:
+            end = time.monotonic() + 10
+            while True:
+                connection.sendall(request)
+                answer = connection.recv(65536)
+                if status(answer) == wanted:
+                    return answer
+                assert status(answer) in (200, 401), answer
+                assert time.monotonic() < end
+
+        ask_until(200)
+        desk.revoke("alice", time.time())
+        assert b"revoked_api_key" in ask_until(401)
+    assert guard.records[-1].client == ""
+
+
+def test_a_plan_is_told_its_own_quotas(start_guard):
+    pro = Plan(limits=(LimitRule(name="pro", quota=Quota(7, 60.0)),))
+    secret = replace(key("p", "of-pro"), plan="pro")
+    guard = start_guard(policy=Policy(auth="keys", keys=(secret, key("n", "of-none")), plan={"pro": pro}))
+    planned = guard.exchange(headers="X-Api-Key: of-pro\r\n")
+    assert header(planned, "RateLimit-Policy") == '"pro";q=7;w=60'
+    assert header(planned, "X-RateLimit-Limit") == "7"
+    other = guard.exchange(headers="X-Api-Key: of-none\r\n")
+    assert header(other, "RateLimit-Policy") == '"client";q=30;w=60, "address";q=300;w=60'

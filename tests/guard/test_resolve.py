@@ -6,7 +6,7 @@ import pytest
 from corral.errors import UsageError
 from corral.guard.new_key import hash_key, looks_like_key, new_key
 from corral.guard.resolve import MADE_KEY, read_key_file, with_credentials, with_keys, with_rate_limit
-from corral.policy.model import DEFAULT_LIMITS, ApiKey, Identity, LimitRule, Listen, Policy, Quota
+from corral.policy.model import DEFAULT_LIMITS, ApiKey, Credentials, Identity, LimitRule, Listen, Policy, Quota
 
 ADDRESS = DEFAULT_LIMITS[1]
 
@@ -114,3 +114,26 @@ def test_only_what_is_written_or_local_is_open(policy: Policy, auth: str, makes:
         assert resolved.keys == (ApiKey(name=MADE_KEY, sha256=hash_key(made)),)
     else:
         assert resolved.keys == policy.keys
+
+
+def _stored(policy: Policy, store: Path) -> tuple[str, str | None, bool]:
+    resolved, made = with_credentials(policy, store=store)
+    return resolved.auth, resolved.credentials.store, made is not None
+
+
+def test_a_store_that_is_there_asks_for_its_keys(tmp_path: Path) -> None:
+    store = tmp_path / "keys.db"
+    store.touch()
+    assert _stored(Policy(), store) == ("keys", str(store), False)
+    assert _stored(Policy(listen=PUBLIC), store) == ("keys", str(store), False)
+    assert _stored(Policy(auth="none"), store) == ("none", None, False)
+    assert _stored(Policy(credentials=Credentials(store="")), store) == ("none", "", False)
+    assert _stored(Policy(credentials=Credentials(store="mine.db")), store) == ("keys", "mine.db", False)
+
+
+def test_a_guard_that_asks_for_keys_follows_a_store_that_may_come(tmp_path: Path) -> None:
+    store = tmp_path / "keys.db"
+    assert _stored(Policy(), store) == ("none", None, False)
+    assert _stored(Policy(keys=(KEY,)), store) == ("keys", str(store), False)
+    assert _stored(Policy(auth="keys"), store) == ("keys", str(store), True)
+    assert _stored(Policy(auth="keys", credentials=Credentials(store="")), store) == ("keys", "", True)

@@ -8,7 +8,19 @@ from corral.errors import PolicyError
 from corral.policy.address import Endpoint, parse_endpoint
 from corral.policy.explain import asks_for_keys, explain, warnings
 from corral.policy.load import load_policy
-from corral.policy.model import ApiKey, Generation, Identity, LimitRule, Listen, Policy, Quota, Routes
+from corral.policy.model import (
+    ApiKey,
+    Credentials,
+    Generation,
+    Identity,
+    Jwt,
+    LimitRule,
+    Listen,
+    Plan,
+    Policy,
+    Quota,
+    Routes,
+)
 
 KEY = ApiKey(name="alice", sha256="ab" * 32)
 EVERYWHERE = Listen(address="0.0.0.0:8080")
@@ -23,6 +35,9 @@ EVERYWHERE = Listen(address="0.0.0.0:8080")
         (Policy(identity=Identity(trusted_proxies=("127.0.0.1/32",))), True),
         (Policy(auth="none", listen=EVERYWHERE), False),
         (Policy(auth="keys"), True),
+        (Policy(credentials=Credentials(store="keys.db")), True),
+        (Policy(credentials=Credentials(store="")), False),
+        (Policy(jwt=Jwt(secret="x" * 32)), True),
     ],
 )
 def test_a_key_is_asked_for_unless_only_this_machine_can_ask(policy, asked):
@@ -56,6 +71,25 @@ def test_the_explanation_follows_the_policy():
                   "admin keys only", "10.0.0.0/8", "grammars"):  # fmt: skip
         assert piece in said
     assert "No request quotas apply." in explain(Policy(limits=()))
+
+
+def test_the_explanation_names_the_store_and_the_plans():
+    pro = Plan(limits=(LimitRule(name="p", quota=Quota(9, 1.0)),), priority=2.5, models=("big", "small"), max_tokens=77)
+    said = "\n".join(explain(Policy(credentials=Credentials(store="/x/keys.db"), plan={"pro": pro, "free": Plan()})))
+    for piece in ("/x/keys.db", 'On plan "pro"', "9 requests per second", "77 tokens", "big, small", "priority 2.5"):
+        assert piece in said
+    assert '"free"' not in said
+    assert "one is made at start" not in said
+
+
+def test_the_explanation_says_whose_tokens_are_let_in():
+    jwt = Jwt(jwks_url="https://i.example/jwks", issuer="https://i.example", audience="llm", plan_claim="tier")
+    said = "\n".join(explain(Policy(jwt=jwt)))
+    assert "a token from https://i.example for llm, signed with the keys at https://i.example/jwks" in said
+    assert "tier which plan" in said
+    assert "one is made at start" not in said
+    assert "hunter2" not in "\n".join(explain(Policy(jwt=Jwt(secret="hunter2"))))
+    assert "jwt.audience is not set" in warnings(Policy(jwt=Jwt(secret="x")))[0]
 
 
 def test_what_is_unwise_is_said():

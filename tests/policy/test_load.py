@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 
 from corral.errors import PolicyError
 from corral.policy.load import load_policy
-from corral.policy.model import LimitRule, Policy, Quota
+from corral.policy.model import LimitRule, Plan, Policy, Quota
 from corral.policy.positions import find_lines
 from corral.policy.template import kind_name, template
 
 HASH = "ab" * 32
+_ABSENT = ("tls_", "api_key", "listen = ", "store", "secret", "public_key", "jwks_url", "issuer", "audience", "type",
+           "plan_claim")  # fmt: skip
+"""Settings whose default is absence, which the template can only show as a placeholder."""
 
 
 def error(text: str, **more) -> str:
@@ -46,10 +49,11 @@ def test_the_written_template_is_the_defaults_commented_or_not():
     bare = "\n".join(
         line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in template().splitlines()
     )
-    skipped = [line for line in bare.splitlines() if not line.startswith(("tls_", "api_key", "listen = "))]
+    skipped = [line for line in bare.splitlines() if not line.startswith(_ABSENT)]
     policy = load_policy(text="\n".join(skipped))
     assert policy.keys[0].name == "alice"
-    assert dataclasses.replace(policy, keys=()) == Policy()
+    assert policy.plan["pro"].limits[0].name == "pro"
+    assert dataclasses.replace(policy, keys=(), plan={}) == Policy()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,39 @@ def test_the_written_template_is_the_defaults_commented_or_not():
         (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\n[[keys]]\nname = "A"\nsha256 = "{"cd" * 32}"', 5, "same name"),
         (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\n[[keys]]\nname = "b"\nsha256 = "{HASH}"', 6, "same sha256"),
         (f'auth = "none"\n[[keys]]\nname = "a"\nsha256 = "{HASH}"', 1, "never be asked for"),
+        (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\nplan = "pro"', 4, "there is no plan"),
+        (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\nplan = "pro"\n[plan.free]', 4, 'Known: "free"'),
+        ('auth = "none"\n[credentials]\nstore = "keys.db"', 1, "never be asked for"),
+        ("plan = 3", 1, "[plan.NAME]"),
+        ("[plan]\npro = 3", 2, "must be a table"),
+        ('[plan."a b"]\npriority = 2', 1, "letters, digits"),
+        ("[plan.pro]\n\npriority = 0", 3, "more than 0"),
+        ('[plan.pro]\npriority = "2s"', 2, "is no weight"),
+        ("[plan.pro]\npriority = nan", 2, "is no weight"),
+        ("[plan.pro]\nmax_tokens = 0", 2, "at least 1"),
+        ('[plan.pro]\nmodels = ["a", ""]', 2, "has a name"),
+        ("[plan.pro]\nprioritty = 1", 2, 'Did you mean "priority"?'),
+        ('[plan.pro]\n[[plan.pro.limits]]\nname = "client"\nquota = "1/hour"', 3, "two limits"),
+        ('[plan.pro]\n[[plan.pro.limits]]\nname = "x"\nquota = "1 token/hour"', 4, "cannot be applied yet"),
+        ('[jwt]\nissuer = "x"', 1, "not with which key"),
+        ('[jwt]\nsecret = "x"\npublic_key = "y"', 3, "keep one of them"),
+        ('auth = "none"\n[jwt]\nsecret = "x"', 1, "asked for a token"),
+        ('[jwt]\npublic_key = "x"\nalgorithms = ["RS256", "HS256"]', 3, "HS256 works with a secret"),
+        ('[jwt]\nsecret = "x"\nalgorithms = ["ES256"]', 3, "ES256 works with a public key"),
+        ('[jwt]\nsecret = "x"\nalgorithms = ["none"]', 3, "is not known here"),
+        ('[jwt]\njwks_url = "https://x/"\naudience = "a"', 1, "signs tokens for many"),
+        ('[jwt]\njwks_url = "https://x/"\nissuer = "a"', 1, "signs tokens for many"),
+        ('[jwt]\nsecret = "x"\naudience = ""', 3, "this is missing"),
+        ('[jwt]\nsecret = "x"\nuser_claim = ""', 3, "write a name"),
+        ('[jwt]\nsecret = "x"\nplan_claim = "plan"', 3, "no plan that it could name"),
+        ('[jwt]\nsecret = "x"\nleeway = "1h"', 3, "at most 300"),
+        ('[jwt]\nsecret = "x"\nmax_length = "1MiB"', 3, "from 128 to"),
+        ('[jwt]\nsecret = "x"\njwks_refresh = 0', 3, "at least 1"),
+        ('[jwt]\nissuer = "i"\naudience = "a"\njwks_url = "http://192.0.2.1/"', 4, "write https"),
+        ('[jwt]\nissuer = "i"\naudience = "a"\njwks_url = "http://issuer.example/"', 4, "write https"),
+        ('[jwt]\nissuer = "i"\naudience = "a"\njwks_url = "file:///etc/keys"', 4, "no URL to fetch"),
+        ('[jwt]\nissuer = "i"\naudience = "a"\njwks_url = "https://u:p@x/"', 4, "no URL to fetch"),
+        ('[jwt]\nissuer = "i"\naudience = "a"\njwks_url = "https://x:99999/"', 4, "no URL to fetch"),
         ('[listen]\naddress = "nowhere"', 2, "a host and a port"),
         ('[listen]\naddress = "::1:80"', 2, "in brackets"),
         ('[listen]\naddress = "a:99999"', 2, "a host and a port"),
@@ -153,6 +190,23 @@ def test_a_key_from_the_environment_is_hashed_and_kept_once():
     assert [key.sha256 for key in policy.keys] == [digest]
     text = f'[[keys]]\nname = "a"\nsha256 = "{digest}"'
     assert len(load_policy(text=text, environ={"CORRAL_API_KEY": "secret"}).keys) == 1
+
+
+def test_tokens_are_configured_from_the_environment_too():
+    text = '[jwt]\nissuer = "https://i.example"\naudience = "llm"\nalgorithms = ["ES256"]\nleeway = "1m"'
+    policy = load_policy(text=text, environ={"CORRAL_JWT_JWKS_URL": "http://127.0.0.1:9/jwks"})
+    assert policy.jwt.key_settings == ("jwks_url",)
+    assert (policy.jwt.algorithms, policy.jwt.leeway) == (("ES256",), 60.0)
+    assert load_policy().jwt.key_settings == ()
+
+
+def test_plans_are_read():
+    policy = load_policy(
+        text='[plan.free]\n[plan.pro]\npriority = 2\nmodels = ["a", "b"]\nmax_tokens = 9\n'
+        '[[plan.pro.limits]]\nname = "pro"\nquota = "600/minute"\n'
+    )
+    pro = Plan(limits=(LimitRule(name="pro", quota=Quota(600, 60.0)),), priority=2.0, models=("a", "b"), max_tokens=9)
+    assert policy.plan == {"free": Plan(), "pro": pro}
 
 
 def test_no_error_shows_a_secret():

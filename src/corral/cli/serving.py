@@ -161,10 +161,12 @@ def run(policy: "Policy", *, launch: "Launch | None" = None, start_timeout: floa
     """Serve until a signal ends it, and answer the exit status. A key that had to be made is shown here, once."""
     import uvloop  # noqa: PLC0415  # keeps --help fast
 
+    from corral.guard.key_store import default_path  # noqa: PLC0415  # as above
     from corral.guard.lifetime import serve  # noqa: PLC0415  # as above
     from corral.guard.resolve import with_credentials  # noqa: PLC0415  # as above
 
-    policy, key = with_credentials(policy)
+    store = default_path(os.environ)
+    policy, key = with_credentials(policy, store=store)
 
     def say(sentence: str) -> None:
         if not quiet:
@@ -173,6 +175,8 @@ def run(policy: "Policy", *, launch: "Launch | None" = None, start_timeout: floa
     def ready(running: "Policy") -> None:
         if not quiet:
             for sentence in summary(running, launch):
+                tell(sentence)
+            for sentence in store_notes(running, store):
                 tell(sentence)
         if key is not None:
             tell(f"No key is configured, so one was made. It is shown once and kept nowhere:\n\n    {key}\n")
@@ -196,6 +200,16 @@ def summary(policy: "Policy", launch: "Launch | None") -> list[str]:
         sentences.append(f"Metrics and health: http://{policy.admin.listen}/metrics and /health.")
     notices = launch.notices if launch is not None else ()
     return [*sentences, *(f"Note: {sentence}" for sentence in (*notices, *warnings(policy)))]
+
+
+def store_notes(policy: "Policy", default: Path) -> list[str]:
+    """Say where the key store is not what one may think: there, but not asked; or asked, but not there."""
+    followed = policy.credentials.store
+    if policy.auth == "none":
+        return [f"Nobody is asked for the keys in {default}."] if default.is_file() else []
+    if followed and not (policy.keys or policy.jwt.key_settings or Path(followed).is_file()):
+        return [f"Nobody can get in yet: `corral keys create --name NAME --store {followed}` makes the first key."]
+    return []
 
 
 def mention_unused_policy(flags: Flags, *, quiet: bool) -> None:

@@ -116,7 +116,7 @@ def _policy(keys: dict[str, str]) -> str:
         f'[[keys]]\nname = "{name}"\nsha256 = "{sha256(secret.encode()).hexdigest()}"\n'
         for name, secret in keys.items()
     ]
-    return 'auth = "keys"\n\n' + "\n".join(entries)
+    return 'auth = "keys"\n\n[credentials]\nstore = ""\n\n' + "\n".join(entries)
 
 
 def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

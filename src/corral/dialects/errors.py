@@ -17,8 +17,13 @@ _REDUCED = "temporary-reduced-capacity"
 _KINDS: dict[str, tuple[int, str, str, str, str, str]] = {
     "invalid_request": (400, _INVALID, "invalid_request", _INVALID, _INVALID, ""),
     "bad_http": (400, _INVALID, "bad_http", _INVALID, _INVALID, ""),
+    "key_in_url": (400, _INVALID, "key_in_url", _INVALID, _INVALID, ""),
     "missing_api_key": (401, _INVALID, "missing_api_key", "authentication_error", "authentication_error", ""),
     "invalid_api_key": (401, _INVALID, "invalid_api_key", "authentication_error", "authentication_error", ""),
+    "expired_api_key": (401, _INVALID, "expired_api_key", "authentication_error", "authentication_error", ""),
+    "revoked_api_key": (401, _INVALID, "revoked_api_key", "authentication_error", "authentication_error", ""),
+    "invalid_token": (401, _INVALID, "invalid_token", "authentication_error", "authentication_error", ""),
+    "expired_token": (401, _INVALID, "expired_token", "authentication_error", "authentication_error", ""),
     "forbidden": (403, _INVALID, "forbidden", "permission_error", "permission_error", ""),
     "not_found": (404, _INVALID, "not_found", "not_found_error", "not_found_error", ""),
     "method_not_allowed": (405, _INVALID, "method_not_allowed", _INVALID, _INVALID, ""),
@@ -30,6 +35,7 @@ _KINDS: dict[str, tuple[int, str, str, str, str, str]] = {
     "headers_too_large": (431, _INVALID, "headers_too_large", "request_too_large", _INVALID, ""),
     "upstream_unavailable": (502, "server_error", "upstream_unavailable", "api_error", _AWAY, ""),
     "overloaded": (503, "server_error", "overloaded", "overloaded_error", _AWAY, _REDUCED),
+    "keys_unavailable": (503, "server_error", "keys_unavailable", "api_error", _AWAY, _REDUCED),
     "internal": (503, "server_error", "internal", "api_error", "server_error", _REDUCED),
     "upstream_timeout": (504, "server_error", "upstream_timeout", "api_error", _AWAY, ""),
 }  # fmt: skip

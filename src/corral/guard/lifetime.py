@@ -91,8 +91,10 @@ async def serve(
 async def _rehearse(policy: Policy) -> None:
     """Find out that an address is taken or a certificate unusable before a model is loaded for minutes."""
     rehearsal = Guard(policy, access_log=None)
-    await rehearsal.start()
-    await rehearsal.stop(0)
+    try:
+        await rehearsal.start()
+    finally:
+        await rehearsal.stop(0)
 
 
 def _in_front_of(policy: Policy, server: Server) -> Policy:

@@ -5,9 +5,10 @@ from collections import OrderedDict
 from corral.dialects.model import ErrorStyle
 from corral.engine import limits_from
 from corral.engine.decision import Deny
-from corral.guard.credentials import KeyRing
+from corral.guard.authenticator import Authenticator
+from corral.guard.credentials import Credential, Rejection
 from corral.guard.refusal import Refusal
-from corral.policy.model import ApiKey, LimitRule, Quota
+from corral.policy.model import LimitRule, Quota
 from corral.stores.memory import MemoryStore
 
 WRONG_KEY = LimitRule(name="wrong-keys", quota=Quota(10, 60.0), per="address")
@@ -20,7 +21,8 @@ class Logins:
     """Checks credentials, and counts failures by address.
 
     Once an address has failed too often its keys are refused unheard, right or wrong, so that guessing on teaches
-    nothing. Whoever got in from there before is still let in: an attacker cannot lock out those who share its address.
+    nothing. Whoever got in from there before is still let in, with a new token too: an attacker cannot lock out those
+    who share its address.
     Requests without any key, and for routes that do not exist, have a count of their own, and lock nobody out.
     """
 
@@ -31,28 +33,34 @@ class Logins:
         self._strays = MemoryStore(limits_from([stray]), capacity=capacity)
         self._let_in: OrderedDict[tuple[str, str], None] = OrderedDict()
 
-    def check(self, keys: KeyRing, presented: bytes | None, address: str, now: float) -> ApiKey | Refusal:
-        """Find the key that was presented, or say why it is refused."""
+    def check(
+        self, authenticator: Authenticator, presented: bytes | None, address: str, now: float
+    ) -> Credential | Refusal:
+        """Judge the credential that was presented, or say why it is refused."""
         if presented is None:
             limited = self.stray(address, now)
             return limited or _refusal(
                 "missing_api_key", "No API key was sent: use the header Authorization: Bearer KEY."
             )
-        key = keys.find(presented)
-        if key is not None and (address, key.name) in self._let_in:
-            self._let_in.move_to_end((address, key.name))
-            return key
+        outcome = authenticator.recall(presented, now)
+        if type(outcome) is Credential and (address, outcome.name) in self._let_in:
+            self._let_in.move_to_end((address, outcome.name))
+            return outcome
         who = self._wrong.bind((address,))
         standing = self._wrong.peek(who, now)[0]
-        if standing.remaining <= 0:
+        if standing.remaining <= 0 and (address, authenticator.claimed_name(presented)) not in self._let_in:
             return _refusal("too_many_failed_logins", _TOO_MANY, max(1.0, standing.window / standing.quota))
-        if key is None:
-            self._wrong.take(who, now)
-            return _refusal("invalid_api_key", "The API key is not valid.")
-        self._let_in[(address, key.name)] = None
+        if outcome is None:
+            outcome = authenticator.verify(presented, now)
+        if type(outcome) is Rejection:
+            if outcome.counts:
+                self._wrong.take(who, now)
+            return _refusal(outcome.kind, outcome.message, outcome.retry_after)
+        assert isinstance(outcome, Credential)
+        self._let_in[(address, outcome.name)] = None
         if len(self._let_in) > _REMEMBERED:
             self._let_in.popitem(last=False)
-        return key
+        return outcome
 
     def stray(self, address: str, now: float) -> Refusal | None:
         """Count a request without a key, or for no known route; a refusal once there are too many."""

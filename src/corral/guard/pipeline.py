@@ -14,11 +14,13 @@ import orjson
 from corral.dialects.model import Asked, BadRequest, Dialect, ErrorStyle, Route, RouteClass
 from corral.dialects.sanitise import FieldBounds, check_fields, depth_exceeds
 from corral.engine.decision import NOTHING, Deny, PartitionKey, Reservation, Standing
-from corral.guard.credentials import KeyRing, presented_key
+from corral.guard.authenticator import Authenticator
+from corral.guard.credentials import KEY_IN_URL, Credential, KeyRing, key_in_query, presented_key
 from corral.guard.identity import Identity
 from corral.guard.logins import Logins
 from corral.guard.refusal import Refusal
-from corral.policy.model import ApiKey, LimitRule, Policy
+from corral.policy.model import LimitRule, Plan, Policy
+from corral.policy.plans import all_limits, limits_that_apply, refuse_model
 from corral.stores import Binding, Store
 
 Head = Mapping[bytes, bytes]
@@ -34,18 +36,27 @@ _OPENAI = ErrorStyle.OPENAI
 
 
 class Caller:
-    """Who makes a request: the address as counted, the key if there is one, and the limits that count for it.
+    """Who makes a request: the address as counted, its credential and plan if it has them, and the limits that count.
+
+    What is known of it holds until `valid_until`, and while the authenticator is in this `generation`.
 
     A caller that was denied stays denied until the time it was told, so until then it is refused without asking the
     store again: 0.2 µs for a request of a flood instead of 2.7 µs. What is given back meanwhile counts from then on.
     """
 
-    __slots__ = ("address", "denial", "denied_until", "key", "limits", "told", "told_until")
+    __slots__ = ("address", "denial", "denied_until", "generation", "key", "limits", "plan", "told", "told_until",
+                 "valid_until")  # fmt: skip
 
-    def __init__(self, address: str, key: ApiKey | None, limits: Binding) -> None:
+    def __init__(
+        self, address: str, key: Credential | None, limits: Binding, *, plan: Plan | None = None,
+        valid_until: float = math.inf, generation: int = 0,
+    ) -> None:  # fmt: skip
         self.address = address
         self.key = key
         self.limits = limits
+        self.plan = plan
+        self.valid_until = valid_until
+        self.generation = generation
         self.denied_until = 0.0
         self.denial: Deny | None = None
         self.told: Refusal | None = None
@@ -90,6 +101,7 @@ class Pipeline:
 
     `open_to_all` says that no key is asked for; `check_host` that only requests addressed to an IP address or to
     localhost are heard (a web page can point a name of its own at a loopback address, and no key would stop it).
+    `authenticator` judges credentials; where there is none, the policy's own keys alone are let in.
     """
 
     def __init__(
@@ -101,6 +113,7 @@ class Pipeline:
         *,
         open_to_all: bool,
         check_host: bool,
+        authenticator: Authenticator | None = None,
     ) -> None:
         self._policy = policy
         self._dialect = dialect
@@ -108,7 +121,9 @@ class Pipeline:
         self._take = store.take
         self._store = store
         self._logins = logins
-        self._keys = KeyRing(policy.keys)
+        self._authenticator = authenticator or Authenticator(KeyRing(policy.keys), policy.plan)
+        self._limits = all_limits(policy)
+        self._applying = {name: limits_that_apply(policy, name) for name in (None, *policy.plan)}
         self._identity = Identity(policy.identity.trusted_proxies, policy.identity.header)
         self._open = open_to_all
         self._check_host = check_host
@@ -124,6 +139,10 @@ class Pipeline:
             max_schema_depth=generation.max_schema_depth,
         )
 
+    def tick(self, now: float, wall: float) -> None:
+        """Follow the wall clock and the key store; to be called a few times a second. Never raises."""
+        self._authenticator.tick(now, wall)
+
     def session(self, host: str) -> Session:
         """Open a session for a connection from `host`."""
         return Session(self._identity.peer(host) if not self._identity.reads_headers else host)
@@ -134,6 +153,8 @@ class Pipeline:
         route = self._match(method, path)
         if route is None and method == b"HEAD":
             route = self._match(b"GET", path)
+        if b"?" in target and key_in_query(target.partition(b"?")[2]):
+            return self._key_in_url(route, head, session)
         caller = self._caller(head, session, now)
         if type(caller) is Refusal:
             if route is not None and route.kind is _HEALTH:
@@ -187,16 +208,19 @@ class Pipeline:
             visit.asked = asked = form.read(value)
             self._check_size(route, asked)
             check_fields(value, self._field_bounds)
+            plan = visit.caller.plan
+            if plan is not None and (why := refuse_model(plan, asked.model)):
+                return self._refuse(visit, "forbidden", why, "model")
         except BadRequest as error:
             return self._refuse(visit, "invalid_request", error.message, error.param)
         if route.kind is _INFERENCE:
-            visit.cap = cap = self.cap(asked)
+            visit.cap = cap = self.cap(asked, visit.caller.plan)
             form.clamp(value, cap)
         return orjson.dumps(value)
 
-    def cap(self, asked: Asked) -> int:
-        """Say how many tokens each generation may have: what was asked for, or the policy's maximum."""
-        most = self._max_tokens
+    def cap(self, asked: Asked, plan: Plan | None = None) -> int:
+        """Say how many tokens each generation may have: what was asked for, or the plan's or the policy's maximum."""
+        most = self._max_tokens if plan is None or plan.max_tokens is None else plan.max_tokens
         asked_for = asked.max_tokens
         return most if asked_for is None or asked_for > most else asked_for
 
@@ -211,7 +235,16 @@ class Pipeline:
         wait = caller.denied_until - now
         seconds = max(1, math.ceil(wait))
         worst = max(caller.denial.violated, key=_wait)
-        caller.told = Refusal("quota_exceeded", "", route.errors, route.name, None, seconds, worst)
+        caller.told = Refusal(
+            "quota_exceeded",
+            "",
+            route.errors,
+            route.name,
+            None,
+            seconds,
+            worst,
+            caller.key.plan if caller.key is not None else None,
+        )
         caller.told_until = caller.denied_until - (seconds - 1)
         return caller.told
 
@@ -223,7 +256,13 @@ class Pipeline:
         authorization = head.get(b"authorization")
         api_key = head.get(b"x-api-key")
         known = session.caller
-        same = known is not None and authorization == session.authorization and api_key == session.api_key
+        same = (
+            known is not None
+            and authorization == session.authorization
+            and api_key == session.api_key
+            and now < known.valid_until
+            and known.generation == self._authenticator.generation
+        )
         if same and not self._identity.reads_headers:
             assert known is not None
             return known
@@ -233,17 +272,41 @@ class Pipeline:
         key = None
         if not self._open:
             presented = presented_key(head)
-            outcome = self._logins.check(self._keys, presented, address, now)
+            outcome = self._logins.check(self._authenticator, presented, address, now)
             if type(outcome) is Refusal:
                 session.caller = None
                 return outcome
             key = outcome
-        assert key is None or isinstance(key, ApiKey)
-        caller = Caller(
-            address, key, self._store.bind([_partition(rule, address, key) for rule in self._policy.limits])
-        )
+        assert key is None or isinstance(key, Credential)
+        caller = self._admit(address, key)
         session.authorization, session.api_key, session.caller = authorization, api_key, caller
         return caller
+
+    def _admit(self, address: str, key: Credential | None) -> Caller:
+        """Build the caller that `key` lets in: with its plan, and what counts it."""
+        name = key.plan if key is not None else None
+        bound = self._store.bind([
+            _partition(rule, address, key) if applies else None
+            for rule, applies in zip(self._limits, self._applying[name], strict=True)
+        ])  # fmt: skip
+        return Caller(
+            address,
+            key,
+            bound,
+            plan=None if name is None else self._policy.plan[name],
+            valid_until=math.inf if key is None else self._authenticator.valid_until(key),
+            generation=self._authenticator.generation,
+        )
+
+    def _key_in_url(self, route: Route | None, head: Head, session: Session) -> Refusal:
+        session.caller = None
+        session.address = self._address(head, session)
+        return Refusal(
+            "key_in_url",
+            KEY_IN_URL,
+            _OPENAI if route is None else route.errors,
+            "unknown" if route is None else route.name,
+        )
 
     def _stray(self, path: bytes, head: Head, caller: Caller, now: float) -> Refusal:
         """Refuse a request for what is not there. Strays are counted like missing keys: scanning is not free."""
@@ -303,7 +366,7 @@ def _wait(standing: Standing) -> float:
     return standing.reset
 
 
-def _partition(rule: LimitRule, address: str, key: ApiKey | None) -> PartitionKey | None:
+def _partition(rule: LimitRule, address: str, key: Credential | None) -> PartitionKey | None:
     """Name whom `rule` counts for this caller; None where the rule does not apply to it."""
     if rule.per == "address":
         return ("address", address)

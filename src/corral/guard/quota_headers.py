@@ -5,7 +5,7 @@ OpenAI's `x-ratelimit-*-requests` (resets as durations).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from corral.engine.decision import Standing
 from corral.policy.model import LimitRule
@@ -31,29 +31,34 @@ def _duration(seconds: int) -> str:
 
 
 class QuotaHeaders:
-    """Writes the header lines for a standing, and remembers them: a flood asks for few different ones."""
+    """Writes the header lines for a standing, and remembers them: a flood asks for few different ones.
 
-    def __init__(self, limits: Sequence[LimitRule]) -> None:
-        self._policy = policy_header(limits)
-        self._written: dict[tuple[str, int, int], bytes] = {}
+    `limits` are those of clients without a plan, `by_plan` those of each plan.
+    """
 
-    def lines(self, standing: Standing | None) -> bytes:
+    def __init__(self, limits: Sequence[LimitRule], by_plan: Mapping[str, Sequence[LimitRule]] | None = None) -> None:
+        self._policies: dict[str | None, bytes] = {None: policy_header(limits)}
+        self._policies |= {name: policy_header(own) for name, own in (by_plan or {}).items()}
+        self._written: dict[tuple[str | None, str, int, int], bytes] = {}
+
+    def lines(self, standing: Standing | None, plan: str | None = None) -> bytes:
         """Write all quota header lines for `standing`, each ended by CRLF; nothing where no limit applies."""
         if standing is None:
             return b""
         reset = math.ceil(standing.reset)
-        key = (standing.name, standing.remaining, reset)
+        key = (plan, standing.name, standing.remaining, reset)
         written = self._written.get(key)
         if written is None:
             if len(self._written) >= _CACHE_SIZE:
                 self._written.clear()
-            written = self._written[key] = self._write(standing, reset)
+            written = self._written[key] = self._write(standing, reset, self._policies[plan])
         return written
 
-    def _write(self, standing: Standing, reset: int) -> bytes:
+    @staticmethod
+    def _write(standing: Standing, reset: int, policy: bytes) -> bytes:
         name, quota, remaining = standing.name, standing.quota, standing.remaining
         return (
-            self._policy
+            policy
             + (
                 f'RateLimit: "{name}";r={remaining};t={reset}\r\n'
                 f"X-RateLimit-Limit: {quota}\r\nX-RateLimit-Remaining: {remaining}\r\nX-RateLimit-Reset: {reset}\r\n"

@@ -32,7 +32,8 @@ class Answer(NamedTuple):
 class Refusal:
     """A request that is not served, and why.
 
-    `retry_after` in seconds, None where coming back does not help; `standing` the limit that refused, if one did;
+    `retry_after` in seconds, None where coming back does not help; `standing` the limit that refused, if one did,
+    and `plan` the name of the plan that the caller is on;
     `allow` the methods for a 405. Once rendered, the answers are kept with it: a flood is refused with one refusal.
     """
 
@@ -43,6 +44,7 @@ class Refusal:
     param: str | None = None
     retry_after: float | None = None
     standing: Standing | None = None
+    plan: str | None = None
     allow: tuple[bytes, ...] = ()
     kept: Answer | None = None
     closing: Answer | None = None
@@ -75,9 +77,12 @@ class RefusalWriter:
         if retry is not None:
             lines.append(b"Retry-After: %d\r\n" % retry)
         if refusal.standing is not None:
-            lines.append(self._quota_headers.lines(refusal.standing._replace(remaining=0, reset=float(retry or 1))))
+            lines.append(
+                self._quota_headers.lines(refusal.standing._replace(remaining=0, reset=float(retry or 1)), refusal.plan)
+            )
         if status == 401:
-            lines.append(b'WWW-Authenticate: Bearer realm="corral"\r\n')
+            wrong = b"" if refusal.kind == "missing_api_key" else b', error="invalid_token"'  # RFC 6750, section 3
+            lines.append(b'WWW-Authenticate: Bearer realm="corral"%b\r\n' % wrong)
         if refusal.allow:
             lines.append(b"Allow: " + b", ".join(refusal.allow) + b"\r\n")
         if close:

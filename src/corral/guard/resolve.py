@@ -81,15 +81,29 @@ def read_key_file(path: str) -> list[str]:
     return keys
 
 
-def with_credentials(policy: Policy, make_key: Callable[[], str] = new_key) -> tuple[Policy, str | None]:
-    """Decide `auth`: "keys" with at least one key, or "none".
+def with_credentials(
+    policy: Policy, make_key: Callable[[], str] = new_key, *, store: Path | None = None
+) -> tuple[Policy, str | None]:
+    """Decide `auth`: "keys" with at least one key or a key store, or "none".
+
+    `store` is the key store that is used where the policy says nothing of one. Once it is there it is as good as a
+    configured one; where keys are demanded anyway it is followed even before, so that the first `corral keys create`
+    takes effect in a guard that runs.
 
     Answers the policy and, where a key is demanded and none was configured, the one that was made: show it once, keep
     it nowhere.
     """
+    credentials = policy.credentials
+    undecided = credentials.store is None and store is not None
+    if undecided and policy.auth != "none" and Path(str(store)).is_file():
+        policy, undecided = replace(policy, credentials=replace(credentials, store=str(store))), False
     if not asks_for_keys(policy):
         return replace(policy, auth="none"), None
-    if policy.keys:
-        return replace(policy, auth="keys"), None
-    key = make_key()
-    return replace(policy, auth="keys", keys=(ApiKey(name=MADE_KEY, sha256=hash_key(key)),)), key
+    policy = replace(policy, auth="keys")
+    key = None
+    if not (policy.keys or policy.credentials.store or policy.jwt.key_settings):
+        key = make_key()
+        policy = replace(policy, keys=(ApiKey(name=MADE_KEY, sha256=hash_key(key)),))
+    if undecided:
+        policy = replace(policy, credentials=replace(credentials, store=str(store)))
+    return policy, key

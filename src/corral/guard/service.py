@@ -8,14 +8,18 @@ from pathlib import Path
 from corral.dialects import dialect
 from corral.engine import limits_from
 from corral.errors import CorralError, PolicyError
+from corral.guard.authenticator import Authenticator, TokenJudge
+from corral.guard.credentials import KeyRing
 from corral.guard.gateway.core import Core
 from corral.guard.gateway.listener import Listener
+from corral.guard.key_watch import KeyWatch
 from corral.guard.logins import Logins
 from corral.guard.metrics import Metrics
 from corral.guard.pipeline import Pipeline
 from corral.guard.record import RecordSink
 from corral.policy.address import Endpoint, parse_endpoint
-from corral.policy.model import Policy
+from corral.policy.model import Jwt, Policy
+from corral.policy.plans import all_limits
 from corral.stores.memory import MemoryStore
 
 
@@ -32,8 +36,10 @@ class Guard:
     """
 
     def __init__(self, policy: Policy, *, access_log: RecordSink | None = None, metrics: Metrics | None = None) -> None:
-        if policy.auth == "keys" and not policy.keys:
-            raise PolicyError('auth is "keys", but no key is configured: add a [[keys]] entry.')
+        if policy.auth == "keys" and not (policy.keys or policy.credentials.store or policy.jwt.key_settings):
+            raise PolicyError(
+                'auth is "keys", but no key is configured: add a [[keys]] entry, a credentials.store or a [jwt].'
+            )
         self._policy = policy
         self._access_log = access_log
         self._metrics = metrics
@@ -41,13 +47,21 @@ class Guard:
         self._server: asyncio.Server | None = None
         self._listener: Listener | None = None
         self._core: Core | None = None
+        self._authenticator: Authenticator | None = None
         self.address: tuple[str, int] = (self._endpoint.host, self._endpoint.port)
 
     async def start(self) -> None:
-        """Listen. Raises ListenError where the address cannot be had, PolicyError for a bad certificate."""
+        """Listen.
+
+        Raises:
+            ListenError: the address cannot be had.
+            PolicyError: the certificate, or the key of `[jwt]`, cannot be used.
+            StoreError: the key store is there, but cannot be used.
+
+        """
         policy = self._policy
         loop = asyncio.get_running_loop()
-        store = MemoryStore(limits_from(policy.limits), capacity=policy.bounds.max_clients)
+        store = MemoryStore(limits_from(all_limits(policy)), capacity=policy.bounds.max_clients)
         open_to_all = policy.auth != "keys"
         pipeline = Pipeline(
             policy,
@@ -56,6 +70,7 @@ class Guard:
             Logins(policy.max_failed_logins, capacity=policy.bounds.max_clients),
             open_to_all=open_to_all,
             check_host=open_to_all and self._endpoint.is_loopback,
+            authenticator=self._authenticate(loop),
         )
         core = self._core = Core(policy, pipeline, loop, access_log=self._access_log, metrics=self._metrics)
         listener = self._listener = Listener(core)
@@ -77,6 +92,18 @@ class Guard:
         listener.start()
         if self._metrics is not None:
             self._register_gauges(self._metrics, core, listener, store)
+
+    def _authenticate(self, loop: asyncio.AbstractEventLoop) -> Authenticator:
+        policy = self._policy
+        ring = KeyRing(policy.keys)
+        watch = tokens = None
+        if policy.auth == "keys" and policy.credentials.store:
+            watch = KeyWatch(Path(policy.credentials.store), ring)
+            watch.start()
+        if policy.auth == "keys" and policy.jwt.key_settings:
+            tokens = _tokens(policy.jwt, loop)
+        self._authenticator = Authenticator(ring, policy.plan, watch=watch, tokens=tokens)
+        return self._authenticator
 
     def _tls(self) -> ssl.SSLContext | None:
         listen = self._policy.listen
@@ -123,6 +150,7 @@ class Guard:
     async def stop(self, timeout: float | None = None) -> None:
         """Stop: no new connections; running requests get `timeout` seconds (the policy's if None) to finish."""
         if self._server is None or self._listener is None or self._core is None:
+            await self._let_go()
             return
         self._server.close()
         patience = self._policy.bounds.shutdown_timeout if timeout is None else timeout
@@ -130,3 +158,17 @@ class Guard:
         self._listener.stop()
         await self._core.pool.close()
         self._server = None
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        authenticator, self._authenticator = self._authenticator, None
+        if authenticator is not None:
+            await authenticator.close()
+
+
+def _tokens(jwt: Jwt, loop: asyncio.AbstractEventLoop) -> TokenJudge:
+    try:
+        from corral.guard.tokens.tokens import Tokens  # noqa: PLC0415  # joserfc is loaded, and needed, only here
+    except ModuleNotFoundError as error:
+        raise PolicyError(f"[jwt] needs {error.name}, which is not installed: pip install 'corral[jwt]'") from None
+    return Tokens.from_policy(jwt, loop)

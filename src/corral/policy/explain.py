@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from corral.policy.address import parse_endpoint
-from corral.policy.model import Policy
+from corral.policy.model import Jwt, LimitRule, Plan, Policy
 from corral.policy.notation import describe_duration, describe_quota, describe_size
 
 
@@ -11,13 +11,14 @@ def asks_for_keys(policy: Policy) -> bool:
     """Tell whether the guard will ask for a key: `auth`, with "auto" resolved by what is configured."""
     if policy.auth == "auto":
         behind_proxy = bool(policy.identity.trusted_proxies)
-        return bool(policy.keys) or behind_proxy or not parse_endpoint(policy.listen.address).is_loopback
+        configured = bool(policy.keys or policy.credentials.store or policy.jwt.key_settings)
+        return configured or behind_proxy or not parse_endpoint(policy.listen.address).is_loopback
     return policy.auth == "keys"
 
 
 def explain(policy: Policy) -> list[str]:
     """Say what the guard will do, a sentence each."""
-    return [*_doors(policy), *_limits(policy), *_requests(policy)]
+    return [*_doors(policy), *_limits(policy), *_requests(policy), *_plans(policy)]
 
 
 def _doors(policy: Policy) -> Iterator[str]:
@@ -27,8 +28,12 @@ def _doors(policy: Policy) -> Iterator[str]:
         yield "Asks nobody for a key: whoever can reach the address is let in."
     elif policy.keys:
         yield f"Lets in who presents one of {len(policy.keys)} keys: {', '.join(key.name for key in policy.keys)}."
-    else:
+    if policy.credentials.store and asks_for_keys(policy):
+        yield f"Lets in who presents a key from {policy.credentials.store}; `corral keys` changes it at once."
+    elif asks_for_keys(policy) and not policy.keys and not policy.jwt.key_settings:
         yield "Lets in who presents a key; as none is configured, one is made at start and shown once."
+    if policy.jwt.key_settings and asks_for_keys(policy):
+        yield from _tokens(policy.jwt)
     if asks_for_keys(policy):
         yield f"An address may fail {describe_quota(policy.max_failed_logins).replace('requests', 'times')}."
     if policy.identity.trusted_proxies:
@@ -39,20 +44,52 @@ def _doors(policy: Policy) -> Iterator[str]:
         yield f"{name} are open to admin keys only." if rule == "admin" else f"{name} are closed."
 
 
+def _tokens(jwt: Jwt) -> Iterator[str]:
+    where = f"the keys at {jwt.jwks_url}" if jwt.jwks_url else "the key in the policy"
+    names = [(jwt.issuer, "from"), (jwt.audience, "for")]
+    whose = "".join(f" {word} {name}" for name, word in names if name is not None)
+    plan = f" and {jwt.plan_claim} which plan they are on" if jwt.plan_claim else ""
+    yield f"Lets in who presents a token{whose}, signed with {where}; {jwt.user_claim} says who they are{plan}."
+
+
+_WHO = {
+    "client": "Each client (its key, or its address without one)",
+    "address": "Each address (IPv6: each /64)",
+    "key": "Each key",
+    "everyone": "All clients together",
+}
+
+
+def _limit(limit: LimitRule) -> str:
+    if limit.algorithm == "window":
+        how = "counted from the first request; all come back when the time is over"
+    else:
+        burst = limit.burst if limit.burst is not None else limit.quota.amount
+        how = f"at most {burst:,} at once; they come back one by one"
+    return f'{_WHO[limit.per]} may make {describe_quota(limit.quota)} (limit "{limit.name}"), {how}.'
+
+
+def _plans(policy: Policy) -> Iterator[str]:
+    for name, plan in policy.plan.items():
+        yield from _plan(f'On plan "{name}"', plan)
+
+
+def _plan(where: str, plan: Plan) -> Iterator[str]:
+    for limit in plan.limits:
+        sentence = _limit(limit)
+        yield f"{where}: {sentence[0].lower()}{sentence[1:]}"
+    if plan.limits:
+        yield f"{where}: of the other limits only those of all clients together apply."
+    if plan.max_tokens is not None:
+        yield f"{where}: an answer has at most {plan.max_tokens:,} tokens."
+    if plan.models:
+        yield f"{where}: only these models may be asked for: {', '.join(plan.models)}."
+    if plan.priority != 1:
+        yield f"{where}: priority {plan.priority:g}, where others have 1."
+
+
 def _limits(policy: Policy) -> Iterator[str]:
-    who = {
-        "client": "Each client (its key, or its address without one)",
-        "address": "Each address (IPv6: each /64)",
-        "key": "Each key",
-        "everyone": "All clients together",
-    }
-    for limit in policy.limits:
-        if limit.algorithm == "window":
-            how = "counted from the first request; all come back when the time is over"
-        else:
-            burst = limit.burst if limit.burst is not None else limit.quota.amount
-            how = f"at most {burst:,} at once; they come back one by one"
-        yield f'{who[limit.per]} may make {describe_quota(limit.quota)} (limit "{limit.name}"), {how}.'
+    yield from map(_limit, policy.limits)
     if not policy.limits:
         yield "No request quotas apply."
     places = policy.concurrency
@@ -82,6 +119,8 @@ def warnings(policy: Policy) -> list[str]:
         found.append(f'Anybody who can reach {policy.listen.address} may use the model: auth is "none".')
     if asks_for_keys(policy) and not loopback and not policy.listen.tls_certificate:
         found.append("Keys travel in the clear: listen.tls_certificate is not set. Put TLS here or in front.")
+    if policy.jwt.key_settings and policy.jwt.audience is None:
+        found.append("jwt.audience is not set: tokens that were signed for something else may be let in, too.")
     if not policy.limits:
         found.append("No limits are configured: one client can take the server from all others.")
     if policy.generation.grammar:

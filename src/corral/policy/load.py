@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from corral.errors import PolicyError
 from corral.policy.model import ApiKey, Policy, Quota
-from corral.policy.notation import parse_duration, parse_quota, parse_size
+from corral.policy.notation import parse_duration, parse_quota, parse_size, parse_weight
 from corral.policy.positions import find_lines
 from corral.policy.rules import check
 
@@ -114,7 +114,7 @@ def _setting_of(variable: str) -> str:
         kind = hints[section.name]
         if is_dataclass(kind) and kind is not Quota:
             known.update({f"CORRAL_{section.name}_{f.name}".upper(): f"{section.name}.{f.name}" for f in fields(kind)})
-        elif get_origin(kind) is not tuple:
+        elif get_origin(kind) not in (tuple, Mapping):
             known[f"CORRAL_{section.name}".upper()] = section.name
     if variable in known:
         return known[variable]
@@ -180,6 +180,11 @@ def _convert(kind: Any, described: Field[Any], value: object, path: KeyPath, sou
             raise source.error(path, "this must be a list.")
         (inner, _) = get_args(kind)
         return tuple(_convert(inner, described, item, (*path, index), source) for index, item in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, dict):
+            raise source.error(path, f"this must be tables, each written as [{dotted_name(path)}.NAME].")
+        (_, inner) = get_args(kind)
+        return {name: _convert(inner, described, item, (*path, name), source) for name, item in value.items()}
     if origin is Literal:
         options = get_args(kind)
         if value not in options:
@@ -196,6 +201,8 @@ def _convert(kind: Any, described: Field[Any], value: object, path: KeyPath, sou
 def _scalar(kind: Any, unit: str, value: object) -> object:
     if kind is Quota:
         return parse_quota(value)
+    if kind is float and unit == "weight":
+        return parse_weight(value)
     if kind is float:
         return parse_duration(value)
     if kind is int and unit == "bytes":

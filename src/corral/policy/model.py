@@ -5,11 +5,14 @@ writes, the JSON Schema and the reference page are all read from these classes. 
 all. Precedence: defaults < file < environment < command line.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Partition = Literal["client", "address", "key", "everyone"]
 Algorithm = Literal["gcra", "window"]
+Signature = Literal["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384",
+                    "ES512", "EdDSA", "Ed25519"]  # fmt: skip
 
 
 def setting(default: Any = ..., *, help: str, unit: str = "", factory: Any = None) -> Any:  # noqa: A002
@@ -59,6 +62,62 @@ class ApiKey:
     name: str = setting(help="Who holds the key: shown in logs, metrics and refusals in the key's stead.")
     sha256: str = setting(help='Hex SHA-256 of the key: printf %s "$KEY" | sha256sum')
     admin: bool = setting(False, help="May read the server's state routes (/slots, /props, /metrics).")
+    plan: str | None = setting(None, help="The [plan.NAME] that its holder is on; absent: what everybody may.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """`[credentials]`: where keys are kept that come and go while the guard runs."""
+
+    store: str | None = setting(
+        None,
+        help='The file that `corral keys` writes; a running guard follows it. "" is none; absent is keys.db in '
+        "$XDG_STATE_HOME/corral (~/.local/state/corral), once it is there.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jwt:
+    """`[jwt]`: signed tokens that are let in (RFC 7519), checked as RFC 8725 says. Off unless a key is named."""
+
+    secret: str | None = setting(None, help="The secret that tokens are signed with (HS…), 32 bytes at least.")
+    secret_file: str | None = setting(None, help="A file that holds the secret; a line end behind it is none of it.")
+    public_key: str | None = setting(None, help="PEM file with the public key that tokens are checked with.")
+    jwks_url: str | None = setting(
+        None, help="Where the issuer publishes its keys (RFC 7517); https, or http on loopback. Demands the next two."
+    )
+    issuer: str | None = setting(None, help="What a token's iss must be.")
+    audience: str | None = setting(None, help="What must be in a token's aud; absent, tokens with an aud are refused.")
+    algorithms: tuple[Signature, ...] = setting(
+        (), help="Signature algorithms that are accepted; none: the usual ones of each key's type."
+    )
+    type: str | None = setting(None, help='What a token\'s typ must be; absent, "JWT", "at+jwt" or no typ at all.')
+    user_claim: str = setting("sub", help="The claim that says who it is: counted and logged as jwt:USER.")
+    plan_claim: str | None = setting(None, help="The claim that names the [plan.NAME] it is on.")
+    leeway: float = setting(30.0, help="How far the issuer's clock may be off.", unit="seconds")
+    max_length: int = setting(8 * 1024, help="Longest token; longer ones are not even read.", unit="bytes")
+    jwks_refresh: float = setting(900.0, help="How often the issuer's keys are fetched anew.", unit="seconds")
+
+    @property
+    def key_settings(self) -> tuple[str, ...]:
+        """Which of the settings that say where the key comes from are given; none of them is off."""
+        names = ("secret", "secret_file", "public_key", "jwks_url")
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One `[plan.NAME]` table: what those on it may do, in the place of what everybody may."""
+
+    limits: tuple[LimitRule, ...] = setting(
+        (),
+        help="Limits in the place of all [[limits]] but those of everyone; none: the [[limits]]. Names of their own.",
+    )
+    priority: float = setting(1.0, help="How much of a busy server they get beside others, who have 1.", unit="weight")
+    models: tuple[str, ...] = setting((), help="The models that they may ask for, by name; none: every model.")
+    max_tokens: int | None = setting(
+        None, help="Most tokens one answer may have, in the place of generation.max_tokens.", unit="tokens"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +246,11 @@ class Policy:
     listen: Listen = setting(factory=Listen, help="Where the guard answers.")
     upstream: Upstream = setting(factory=Upstream, help="The inference server that is guarded.")
     keys: tuple[ApiKey, ...] = setting((), help="Credentials that are let in.")
+    credentials: Credentials = setting(factory=Credentials, help="Where keys are kept that come and go.")
+    jwt: Jwt = setting(factory=Jwt, help="Signed tokens that are let in.")
+    plan: Mapping[str, Plan] = setting(
+        factory=dict, help="What those may do who are on a plan: one [plan.NAME] table for each, named by keys."
+    )
     identity: Identity = setting(factory=Identity, help="Whose address counts.")
     limits: tuple[LimitRule, ...] = setting(DEFAULT_LIMITS, help="How many requests whom may make; all must agree.")
     concurrency: Concurrency = setting(factory=Concurrency, help="How much runs at once, and how much may wait.")

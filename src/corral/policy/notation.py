@@ -57,6 +57,13 @@ def parse_duration(text: object) -> float:
     return seconds
 
 
+def parse_weight(value: object) -> float:
+    """Read a share beside others: a number such as 2 or 0.5, no unit. Raises PolicyError."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise PolicyError(f"{_shown(value)} is no weight: write a number, as 2 or 0.5.")
+
+
 def parse_size(text: object) -> int:
     """Read "1MiB", "64KiB", "1MB" or a number of bytes. Raises PolicyError."""
     if isinstance(text, int) and not isinstance(text, bool):

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from corral.errors import PolicyError
 from corral.policy.address import parse_endpoint
-from corral.policy.model import Policy
+from corral.policy.jwt_rules import jwt_is_whole
+from corral.policy.model import LimitRule, Policy
 
 KeyPath = tuple[str | int, ...]
 Rule = Callable[[Policy], Iterator[tuple[KeyPath, str]]]
@@ -24,9 +25,16 @@ def check(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
         yield from rule(policy)
 
 
-def _limits_apply(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
+def _places_of_limits(policy: Policy) -> Iterator[tuple[KeyPath, LimitRule]]:
     for index, limit in enumerate(policy.limits):
-        here: KeyPath = ("limits", index)
+        yield ("limits", index), limit
+    for name, plan in policy.plan.items():
+        for index, limit in enumerate(plan.limits):
+            yield ("plan", name, "limits", index), limit
+
+
+def _limits_apply(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
+    for here, limit in _places_of_limits(policy):
         if limit.quota.unit != "requests":
             yield (*here, "quota"), f"quotas of {limit.quota.unit} cannot be applied yet; write one of requests."
         if not _NAME.fullmatch(limit.name):
@@ -37,10 +45,10 @@ def _limits_apply(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
             yield (*here, "burst"), "a burst lets at least 1 request through."
         if limit.per == "key" and policy.auth == "none":
             yield (*here, "per"), 'nobody has a key where auth is "none"; write "address" or "client".'
-    for name, count in Counter(limit.name for limit in policy.limits).items():
+    places = {limit.name: here for here, limit in _places_of_limits(policy)}
+    for name, count in Counter(limit.name for _, limit in _places_of_limits(policy)).items():
         if count > 1:
-            index = max(i for i, limit in enumerate(policy.limits) if limit.name == name)
-            yield ("limits", index, "name"), f'two limits are called "{name}"; give each a name of its own.'
+            yield (*places[name], "name"), f'two limits are called "{name}"; give each a name of its own.'
     if policy.max_failed_logins.unit != "requests":
         yield ("max_failed_logins",), 'this counts requests; write it as "10/minute".'
 
@@ -54,6 +62,8 @@ def _keys_are_hashes(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
             )
         if not _NAME.fullmatch(key.name):
             yield ("keys", index, "name"), 'use letters, digits, "-" and "_", 64 at most.'
+        if key.plan is not None and key.plan not in policy.plan:
+            yield ("keys", index, "plan"), f"there is no plan {_quoted(key.plan)}. {_plans_known(policy)}"
     for attribute in ("name", "sha256"):
         values = [getattr(key, attribute).lower() for key in policy.keys]
         for index, value in enumerate(values):
@@ -61,6 +71,34 @@ def _keys_are_hashes(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
                 yield ("keys", index, attribute), f"another key has the same {attribute}."
     if policy.auth == "none" and policy.keys:
         yield ("auth",), 'with auth = "none" the configured keys would never be asked for; write auth = "keys".'
+    if policy.auth == "none" and policy.credentials.store:
+        yield ("auth",), 'with auth = "none" the keys in credentials.store would never be asked for; write "keys".'
+
+
+def _plans_are_sane(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
+    for name, plan in policy.plan.items():
+        if not is_name(name):
+            yield ("plan", name), 'a plan\'s name has letters, digits, "-" and "_", 64 at most.'
+        if not plan.priority > 0:
+            yield ("plan", name, "priority"), "a weight is more than 0; 1 is what clients without a plan have."
+        if plan.max_tokens is not None and plan.max_tokens < 1:
+            yield ("plan", name, "max_tokens"), "this must be at least 1."
+        if "" in plan.models:
+            yield ("plan", name, "models", plan.models.index("")), "a model has a name."
+
+
+def is_name(text: str) -> bool:
+    """Tell whether `text` can name a key, a plan or a limit: letters, digits, "-" and "_", 64 at most."""
+    return _NAME.fullmatch(text) is not None
+
+
+def _plans_known(policy: Policy) -> str:
+    known = ", ".join(map(_quoted, policy.plan))
+    return f"Known: {known}." if known else "Add one, as [plan.pro]."
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if len(name) <= 64 else f'"{name[:64]}…"'
 
 
 def _addresses_parse(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
@@ -137,6 +175,8 @@ def _numbers_are_sane(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
 RULES: tuple[Rule, ...] = (
     _limits_apply,
     _keys_are_hashes,
+    _plans_are_sane,
+    jwt_is_whole,
     _addresses_parse,
     _upstream_can_be_reached,
     _tls_is_whole,

@@ -1,10 +1,11 @@
 """The commented corral.toml that `corral init` writes, made from the model itself."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from textwrap import wrap
 from typing import Any, get_args, get_origin, get_type_hints
 
-from corral.policy.model import ApiKey, LimitRule, Policy, Quota
+from corral.policy.model import ApiKey, LimitRule, Plan, Policy, Quota
 from corral.policy.notation import describe_quota
 
 _HEAD = """\
@@ -13,6 +14,11 @@ _HEAD = """\
 """
 
 _EXAMPLE_KEY = ApiKey(name="alice", sha256="0" * 64)
+_EXAMPLE_PLANS = {
+    "pro": Plan(
+        limits=(LimitRule(name="pro", quota=Quota(120, 60.0)),), priority=2.0, models=("llama-3",), max_tokens=4096
+    )
+}
 
 
 def template() -> str:
@@ -28,6 +34,8 @@ def template() -> str:
             sections.append(_array("limits", described, LimitRule, value))
         elif described.name == "keys":
             sections.append(_array("keys", described, ApiKey, (_EXAMPLE_KEY,)))
+        elif get_origin(kind) is Mapping:
+            sections.append(_named(described.name, described, _EXAMPLE_PLANS))
         elif is_dataclass(kind) and kind is not Quota:
             sections.append(_section(described.name, value))
         else:
@@ -53,6 +61,17 @@ def _placeholder(described: Field[Any]) -> str:
 def _section(name: str, value: Any) -> str:
     body = "\n".join(_setting(described, getattr(value, described.name)) for described in fields(value))
     return f"\n[{name}]\n{body}"
+
+
+def _named(name: str, described: Field[Any], values: Mapping[str, Plan]) -> str:
+    lines = [f"\n{_comment(described.metadata['help'])}"]
+    lines += [_comment(f"{inner.name}: {inner.metadata['help']}") for inner in fields(Plan)]
+    for key, plan in values.items():
+        lines.append(f"#[{name}.{key}]\n")
+        lines += [f"#{f.name} = {literal(getattr(plan, f.name))}\n" for f in fields(Plan) if f.name != "limits"]
+        for limit in plan.limits:
+            lines.append(f"#[[{name}.{key}.limits]]\n#name = {literal(limit.name)}\n#quota = {literal(limit.quota)}\n")
+    return "".join(lines)
 
 
 def _array(name: str, described: Field[Any], kind: type[Any], values: tuple[Any, ...]) -> str:

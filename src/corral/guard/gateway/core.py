@@ -19,6 +19,7 @@ from corral.guard.quota_headers import QuotaHeaders
 from corral.guard.record import Finished, RecordSink
 from corral.guard.refusal import REASONS, Refusal, RefusalWriter
 from corral.policy.model import Policy
+from corral.policy.plans import all_limits, limits_of
 
 _RETRY_WHILE_LOADING = 2
 """Seconds that a client is asked to wait for a server that is still loading its model."""
@@ -48,8 +49,8 @@ class Core:
         self.outbox = Outbox(loop)
         self.pool = UpstreamPool(policy.upstream, loop, self.outbox)
         self.health = Health(self.pool)
-        self.quota_headers = QuotaHeaders(policy.limits)
-        self.refusals = RefusalWriter(policy.limits, self.quota_headers)
+        self.quota_headers = QuotaHeaders(policy.limits, {name: limits_of(policy, name) for name in policy.plan})
+        self.refusals = RefusalWriter(all_limits(policy), self.quota_headers)
         self.admission: Admission[Exchange] = Admission(
             policy.concurrency.max_running, policy.concurrency.max_waiting, policy.concurrency.max_wait
         )
@@ -68,7 +69,9 @@ class Core:
     def tick(self) -> None:
         """Renew what changes once a second."""
         self.date = f"Date: {formatdate(usegmt=True)}\r\n".encode()
-        self.wall_offset = time.time() - self.now()
+        now, wall = self.now(), time.time()
+        self.wall_offset = wall - now
+        self.pipeline.tick(now, wall)
         if self._flush_log is not None:
             self._flush_log()
 

@@ -158,7 +158,7 @@ class Exchange:
             core.date,
             framing,
             b"X-Request-Id: %b\r\n" % self.request_id.encode(),
-            core.quota_headers.lines(visit.standing),
+            core.quota_headers.lines(visit.standing, visit.caller.key.plan if visit.caller.key is not None else None),
             b"\r\n",
         ]
 
