@@ -1,14 +1,17 @@
 # Everything sets itself up: python3 (3.11 or newer, with venv), make and gcc are all that must be there.
+# (Python's headers and the servers that tests need are installed by scripts/install-servers.)
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCK := requirements/dev.lock
+# What users of a compiled wheel get: found first by what runs with PYTHONPATH=$(COMPILED).
+COMPILED := build/compiled
 # Debian builds its Python with profile-guided optimisation, which makes the guard a third faster.
 PYTHON ?= $(shell scripts/find-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs lock clean
+.PHONY: help setup demo test lint compiled bench docs lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,12 +30,23 @@ $(READY): pyproject.toml $(LOCK) scripts/find-python
 demo: $(READY)  ## Scan a real llama-server bare, guard it, and scan it again
 	$(BIN)/corral demo
 
-test: $(READY) lint  ## Run every check and every test
-	scripts/install-servers test
+test: $(READY) lint compiled  ## Run every check and every test
 	$(BIN)/python -m pytest -n 2 --cov --cov-report= -q
 	@$(BIN)/python -m coverage report --include='src/corral/engine/*,src/corral/policy/*' --fail-under=95 > coverage.txt \
 	  || { cat coverage.txt; exit 1; }
 	@awk '/^TOTAL/ {print "coverage of engine and policy: " $$NF}' coverage.txt
+
+	@echo "the same again, compiled"
+	PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python -m pytest -n 2 -q tests/engine tests/guard tests/stores tests/e2e
+
+compiled: $(COMPILED)/.ready  ## Compile the hot modules, as a wheel for this platform has them
+
+$(COMPILED)/.ready: $(READY) hatch_build.py $(shell find src -name '*.py')
+	scripts/install-servers test
+	rm -rf build
+	CORRAL_COMPILE=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(COMPILED) build/wheel/*.whl
+	@touch $@
 
 lint: $(READY)  ## Check style, types and the direction of imports
 	$(BIN)/ruff check --quiet src tests benchmarks scripts
@@ -40,7 +54,7 @@ lint: $(READY)  ## Check style, types and the direction of imports
 	$(BIN)/mypy --no-error-summary src
 	$(BIN)/lint-imports --no-logo > imports.txt || { cat imports.txt; exit 1; }
 
-bench: $(READY)  ## Measure beside nginx and slowapi
+bench: $(READY) compiled  ## Measure beside nginx and slowapi
 	scripts/install-servers bench
 	$(BIN)/python -m benchmarks
 
@@ -53,4 +67,4 @@ lock: $(READY)  ## Renew the lock
 	  --output-file $(LOCK) pyproject.toml
 
 clean:  ## Remove what was made
-	rm -rf $(VENV) site build dist coverage.txt imports.txt .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site build dist coverage.txt imports.txt .coverage* .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

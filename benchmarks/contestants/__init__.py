@@ -1,13 +1,14 @@
 """The servers that are compared, in the order in which they take turns."""
 
 from benchmarks.contestants.contestant import Contestant
-from benchmarks.contestants.corral import Corral
+from benchmarks.contestants.corral import Corral, Interpreted
 from benchmarks.contestants.nginx import Nginx
 from benchmarks.contestants.slowapi import Slowapi
 
 CONTESTANTS: tuple[Contestant, ...] = (
     Nginx(),
     Corral(),
+    Interpreted(),
     Slowapi("slowapi", "httpx"),
     Slowapi("slowapi-httpx2", "httpx2"),
 )

@@ -171,7 +171,7 @@ def test_closing_is_bounded_even_when_the_pipe_stands_still() -> None:
     log.close(0.1)
     assert log.dropped > 0
     os.close(reader)  # frees the writer thread
-    log._thread.join()
+    log._writer.join()
     os.close(writer)
 
 
@@ -181,7 +181,7 @@ def test_a_reader_that_left_stalls_nothing() -> None:
     log = AccessLog(writer)
     log.record(ANSWERED)
     log.close()
-    assert not log._thread.is_alive()
+    assert not log._writer.is_alive()
     os.close(writer)
 
 

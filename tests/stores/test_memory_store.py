@@ -123,12 +123,12 @@ def test_ten_million_invented_clients_stay_in_bounded_memory():
     gc.collect()
     tracemalloc.start()
     for number in range(100_000):
-        take(bind((number.to_bytes(8),)), 0.0)
+        take(bind((number.to_bytes(8).hex(),)), 0.0)
     first = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     for number in range(100_000, 10_000_000):
         clients = limits._clients[0]
-        owner, state = clients.find(number.to_bytes(8), 1)
+        owner, state = clients.find(number.to_bytes(8).hex(), 1)
         if state is None:
             clients.put(owner, 1)
     assert len(limits) <= 20_000 + OVERFLOW_CELLS

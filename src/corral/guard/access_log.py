@@ -56,8 +56,8 @@ class AccessLog:
         self._closing = False
         self._reopening = False
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._write_all, name="corral-access-log", daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._write_all, name="corral-access-log", daemon=True)
+        self._writer.start()
 
     @classmethod
     def open(cls, log: Log) -> "AccessLog | None":
@@ -107,8 +107,8 @@ class AccessLog:
         self.flush()
         self._closing = True
         self._wake.set()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        self._writer.join(timeout)
+        if self._writer.is_alive():
             self.dropped += self._given - self._taken
 
     def _write_all(self) -> None:
@@ -156,7 +156,8 @@ class AccessLog:
         view = memoryview(lines)
         while view:
             try:
-                view = view[os.write(self._descriptor, view) :]
+                written = os.write(self._descriptor, view)  # apart: mypyc evaluates a slice's bound twice
+                view = view[written:]
             except OSError:
                 if self._closing:
                     return False

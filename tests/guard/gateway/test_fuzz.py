@@ -91,7 +91,7 @@ def test_ten_thousand_malformed_requests_leave_nothing_behind(start_guard, caplo
                         answered += part.count(b"HTTP/1.1 ")
                 except ConnectionError:
                     pass
-    assert [record.getMessage() for record in caplog.records] == []
+    assert [(record.getMessage(), str(record.exc_info)) for record in caplog.records] == []
     assert answered > COUNT // 3
     assert all(record.refused != "internal" for record in guard.records)
     assert guard.exchange().startswith(b"HTTP/1.1 200 ")

@@ -59,7 +59,7 @@ class Messages(Chat):
     """Anthropic's messages: the system prompt stands beside them."""
 
     name = "messages"
-    _also_read = ("system", "tools")
+    _also_read: tuple[str, ...] = ("system", "tools")
 
     def usage(self, answer: Mapping[str, Any]) -> Usage | None:
         """Read the usage: of an answer, or of the `message_start` and `message_delta` events of a stream."""
@@ -75,7 +75,7 @@ class Responses(Chat):
 
     name = "responses"
     _maximum_name = "max_output_tokens"
-    _also_read = ("instructions", "tools")
+    _also_read: tuple[str, ...] = ("instructions", "tools")
 
     def _count_messages(self, body: dict[str, Any]) -> int:
         given = body.get("input")

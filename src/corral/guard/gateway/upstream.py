@@ -136,6 +136,16 @@ class UpstreamConnection:
             self.transport.close()
         reader.answer_ended()
 
+    def eof_received(self) -> bool:
+        """Close: a server that will say no more is of no use."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Nothing: a request is written whole, and bounded."""
+
+    def resume_writing(self) -> None:
+        """Nothing: see `pause_writing`."""
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the reader, if an answer was under way."""
         self._pool.lost(self)
