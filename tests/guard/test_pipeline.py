@@ -225,6 +225,124 @@ def test_a_bad_body_is_the_clients_fault_and_never_reaches_the_server(start_guar
     assert guard.guard.running == 0
 
 
+HI = {"role": "user", "content": "hi"}
+LONG = "a b " * 1000
+
+
+def chat(**more) -> dict:
+    return {"messages": [HI]} | more
+
+
+def call(**more) -> dict:
+    return {"type": "function", "id": "x", "function": {"name": "f", "arguments": {}} | more}
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("chat/completions", {"messages": [HI | {"role": LONG}]}),
+        ("chat/completions", {"messages": [HI | {"role": "a" * 65}]}),
+        ("chat/completions", {"messages": [HI | {"role": "a" * 60, "content": ""}] * 40 + [HI]}),
+        ("chat/completions", {"messages": [HI | {"role": "", "content": ""}] * 200 + [HI]}),
+        ("chat/completions", {"messages": [HI, HI | {"content": " \n" * 1000}]}),
+        ("chat/completions", {"messages": [HI | {"content": [{"type": "text", "text": "hi", LONG: ""}]}]}),
+        ("chat/completions", {"messages": [HI, {"role": "assistant", "tool_calls": [call(arguments=LONG)]}]}),
+        ("chat/completions", {"messages": [HI, {"role": "assistant", "tool_calls": [call(arguments={LONG: 1})]}]}),
+        ("chat/completions", {"messages": [HI, {"role": "assistant", "tool_calls": [[True, None, {}]] * 200}]}),
+        ("chat/completions", {"messages": [HI | {"reasoning_content": LONG}]}),
+        ("chat/completions", {"messages": [HI | {LONG: ""}]}),
+        ("chat/completions", chat(documents=[{"text": LONG}])),
+        ("chat/completions", chat(unheard_of=LONG)),
+        ("chat/completions", chat(unheard_of={"deep": [{"down": LONG}]})),
+        ("chat/completions", chat(unheard_of=[0] * 600)),
+        ("chat/completions", chat(chat_template_kwargs={"reasoning_effort": LONG})),
+        ("chat/completions", chat(chat_template_kwargs={"reasoning_effort": "a" * 65})),
+        ("completions", {"prompt": "hi", "suffix": LONG}),
+        ("completions", {"prompt": ["hi", " " * 3000]}),
+        ("responses", {"input": "hi", "instructions": LONG}),
+        ("responses", {"input": "hi", "unheard_of": LONG}),
+        ("responses", {"input": [HI | {"role": "a" * 65}]}),
+        ("responses", {"input": [{LONG: "hi"}]}),
+        ("messages", chat(system=LONG)),
+        ("messages", chat(unheard_of=[LONG])),
+        ("embeddings", {"input": "hi", "messages": [HI | {"content": LONG}]}),
+        ("../infill", {"input_prefix": "a", "input_suffix": "b", "input_extra": [{"text": "c", "d": LONG}]}),
+        ("../infill", {"input_prefix": "a", "input_suffix": "b", "unheard_of": LONG}),
+        ("../completion", {"prompt": "hi", "unheard_of": LONG}),
+        ("../completion", {"prompt": {"prompt_string": "hi", "multimodal_data": [LONG]}}),
+    ],
+)  # fmt: skip
+def test_no_field_carries_a_prompt_past_its_bound(start_guard, path, sent):
+    guard = start_guard(policy=replace(OPEN, generation=Generation(max_prompt=2000)))
+    answer = guard.exchange(sent, path=f"/v1/{path}".replace("/v1/..", ""))
+    assert status(answer) == 400, answer
+    assert guard.server.seen == []
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        chat(messages=[HI | {"content": "a" * 1900}]),
+        chat(messages=[HI | {"role": "a" * 64}]),
+        chat(model="m" * 3000),
+        chat(chat_template_kwargs={"enable_thinking": True, "reasoning_effort": "high"}),
+        chat(stop=["x"], stream_options={"include_usage": True}, user="u" * 100, logit_bias={"1": 2}, seed=None),
+        chat(messages=[{"role": "assistant", "content": None, "tool_calls": [call(arguments="{}")]}, HI]),
+    ],
+)
+def test_what_keeps_to_the_bound_is_served(start_guard, sent):
+    assert status(start_guard(policy=replace(OPEN, generation=Generation(max_prompt=2000))).exchange(sent)) == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/v1/chat/completions", chat(messages=[{"role": "user", "content": " \n"}], stop=["x"], user="me")),
+        ("/v1/chat/completions", chat(messages=[{"role": "user", "content": []}, {"role": "user", "content": ""}])),
+        ("/v1/completions", {"prompt": " ", "suffix": "x"}),
+        ("/completion", {"prompt": {"prompt_string": ""}}),
+        ("/infill", {"input_prefix": "", "input_suffix": " ", "input_extra": []}),
+        ("/v1/responses", {"input": " ", "user": "me"}),
+    ],
+)
+def test_other_fields_do_not_fill_an_empty_prompt(start_guard, path, sent):
+    answer = start_guard().exchange(sent, path=path)
+    assert status(answer) == 400
+    assert b"The prompt is empty." in answer
+
+
+def many(part: bytes, start: bytes = b'{"messages":[{"role":"user","content":[', end: bytes = b"]}]}") -> bytes:
+    """Write a body of just under 1 MiB that repeats one part."""
+    return start + b",".join([part] * ((2**20 - 200) // (len(part) + 1))) + end
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (many(b"0"), b"too many values"),
+        (many(b"[]"), b"too many values"),
+        (many(b"{}"), b"too many values"),
+        (many(b"[" * 20 + b"]" * 20), b"too many values"),
+        (many(b'{"role":"","content":""}', b'{"messages":[', b"]}"), b"too many values"),
+        (many(b"0", b'{"prompt":[', b"]}"), b"too many values"),
+        (many(b"[]", b'{"messages":[{"role":"u","content":"x"}],"tools":[', b"]}"), b"too many values"),
+        (b"{" + b",".join(b'"%x":0' % number for number in range(100_000)) + b"}", b"too many values"),
+        (b'{"messages":[{"role":"user","content":[' + b",".join([b"[]"] * 15_000) + b"]}]}", b"10,000 lists"),
+    ],
+)
+def test_a_body_of_countless_values_is_refused_before_it_is_looked_through(start_guard, raw, said):
+    guard = start_guard()
+    answer = guard.exchange(raw)
+    assert status(answer) == 400
+    assert said in answer
+    assert guard.server.seen == []
+
+
+def test_a_long_text_may_have_as_many_commas_as_characters(start_guard):
+    guard = start_guard()
+    assert status(guard.exchange({"messages": [{"role": "user", "content": ",[{" * 10_000}]})) == 200
+
+
 def test_a_repeated_key_is_forwarded_once(start_guard):
     guard = start_guard()
     guard.exchange(b'{"max_tokens":5,"messages":[{"role":"user","content":"hi"}],"max_tokens":7}')

@@ -53,7 +53,8 @@ class Asked(NamedTuple):
 
     `max_tokens` is None where the client set none, or asked for infinity. `choices` ≥ 1 is how many generations the
     request makes (n × best_of × prompts); `inputs` ≥ 0 how many texts an embedding or rerank request brings.
-    `prompt_chars` counts every piece of text the model will read; a prompt of token ids counts four characters each.
+    `prompt_chars` counts every piece of text the model may read, wherever in the body it stands; a token id counts as
+    four characters. `blank` says that a prompt that is needed brings nothing but white space.
     """
 
     max_tokens: int | None
@@ -62,6 +63,7 @@ class Asked(NamedTuple):
     prompt_chars: int
     stream: bool
     model: str | None
+    blank: bool = False
 
 
 class Usage(NamedTuple):

@@ -27,8 +27,12 @@ Rule = Callable[[str, Any, FieldBounds], Any]
 
 DROP = object()
 
+MAX_CONTAINERS = 10_000
+"""Most lists and objects in one body: far more than honest requests hold, and few enough to be looked through."""
+
 _MAX_STOPS = 16
 _MAX_STOP_LENGTH = 256
+_MAX_TEMPLATE_ARGUMENT = 64
 _TEMPLATE_ARGUMENTS = frozenset(("enable_thinking", "thinking", "reasoning_effort"))
 
 
@@ -51,18 +55,23 @@ def check_fields(body: dict[str, Any], bounds: FieldBounds) -> None:
 
 
 def depth_exceeds(value: Any, limit: int) -> bool:
-    """Tell whether `value` nests deeper than `limit` levels; a plain value has none."""
-    if limit < 1:
-        return type(value) is dict or type(value) is list
-    if type(value) is dict:
-        value = value.values()
-    elif type(value) is not list:
-        return False
-    below = limit - 1
-    for part in value:
-        kind = type(part)
-        if (kind is dict or kind is list) and depth_exceeds(part, below):
+    """Tell whether `value` nests deeper than `limit` levels; a plain value has none.
+
+    What holds more than `MAX_CONTAINERS` lists and objects counts as too deep: nobody looks through more of them.
+    """
+    level: list[Any] = [value] if type(value) is dict or type(value) is list else []
+    depth = seen = 0
+    while level:
+        depth += 1
+        seen += len(level)
+        if depth > limit or seen > MAX_CONTAINERS:
             return True
+        below: list[Any] = []
+        for container in level:
+            for part in container.values() if type(container) is dict else container:
+                if type(part) is dict or type(part) is list:
+                    below.append(part)  # noqa: PERF401  # a comprehension of both loops is no faster, and harder to read
+        level = below
     return False
 
 
@@ -164,6 +173,8 @@ def _template_arguments(name: str, value: Any, bounds: FieldBounds) -> Any:  # n
     if type(value) is not dict:
         raise BadRequest(f"{name} must be an object.", name)
     kept = {key: part for key, part in value.items() if key in _TEMPLATE_ARGUMENTS and type(part) in (bool, str, int)}
+    if any(type(part) is str and len(part) > _MAX_TEMPLATE_ARGUMENT for part in kept.values()):
+        raise BadRequest(f"Each string of {name} has at most {_MAX_TEMPLATE_ARGUMENT} characters.", name)
     return value if len(kept) == len(value) else kept
 
 

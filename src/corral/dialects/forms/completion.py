@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from corral.dialects.forms.fields import (
+    NO_TEXT,
     compute_time,
     copies,
+    count_others,
     count_prompts,
+    count_text,
     flag,
+    is_blank,
     maximum,
     model,
     number_or_none,
@@ -20,6 +24,8 @@ from corral.dialects.model import Asked, BadRequest, Usage
 class Completion:
     """A body with a `prompt`."""
 
+    _counted: frozenset[str] = NO_TEXT | {"prompt"}
+
     def __init__(self, name: str, maximum_name: str) -> None:
         self.name = name
         self._maximum_name = maximum_name
@@ -28,8 +34,13 @@ class Completion:
         """Read what is asked for; see `Form.read`."""
         if "prompt" not in body:
             raise BadRequest("prompt is missing.", "prompt")
-        prompts, chars = count_prompts("prompt", body["prompt"])
-        return Asked(maximum(body), prompts * copies(body), 0, chars, flag(body, "stream"), model(body))
+        prompt = body["prompt"]
+        prompts, chars = count_prompts("prompt", prompt)
+        return self._asked(body, prompts, chars, blank=is_blank(prompt))
+
+    def _asked(self, body: dict[str, Any], prompts: int, chars: int, *, blank: bool) -> Asked:
+        chars += count_others(body, self._counted)
+        return Asked(maximum(body), prompts * copies(body), 0, chars, flag(body, "stream"), model(body), blank)
 
     def clamp(self, body: dict[str, Any], max_tokens: int) -> None:
         """Ask for at most `max_tokens`; see `Form.clamp`."""
@@ -49,6 +60,8 @@ class Completion:
 class Infill(Completion):
     """llama-server's `/infill`: code before, code after, and more files to read."""
 
+    _counted: frozenset[str] = NO_TEXT | {"prompt", "input_prefix", "input_suffix", "input_extra"}
+
     def read(self, body: dict[str, Any]) -> Asked:
         """Read what is asked for; see `Form.read`."""
         for name in ("input_prefix", "input_suffix"):
@@ -57,13 +70,14 @@ class Infill(Completion):
         extra = body.get("input_extra", [])
         if type(extra) is not list:
             raise BadRequest("input_extra must be a list.", "input_extra")
-        prompts, chars = count_prompts("prompt", body.get("prompt"))
-        chars += sum(len(body[name]) for name in ("input_prefix", "input_suffix"))
+        prompt = body.get("prompt")
+        prompts, chars = count_prompts("prompt", prompt)
         for part in extra:
             if type(part) is not dict or type(part.get("text", "")) is not str:
                 raise BadRequest("input_extra must be a list of objects with a text.", "input_extra")
-            chars += len(part.get("text", "")) + len(str(part.get("filename", "")))
-        return Asked(maximum(body), prompts * copies(body), 0, chars, flag(body, "stream"), model(body))
+        around = [body["input_prefix"], body["input_suffix"], *extra]
+        chars += sum(map(count_text, around))
+        return self._asked(body, prompts, chars, blank=is_blank(prompt) and is_blank(around))
 
 
 NATIVE = Completion("completion", "n_predict")

@@ -13,7 +13,13 @@ _COPIES = ("n", "n_cmpl", "best_of")
 _COPIES_SET = frozenset(_COPIES)
 
 TOKEN_CHARS = 4
-"""Characters that a prompt's token id counts as."""
+"""Characters that a token id counts as, and so does any other value that is no string: each is a token or more."""
+
+NO_TEXT = frozenset((
+    *MAXIMA, *_COPIES, "model", "stream", "temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty",
+    "presence_penalty", "frequency_penalty",
+))  # fmt: skip
+"""Common fields whose values cannot carry text: they are checked to be numbers, flags, or the model's name."""
 
 
 def whole(name: str, value: Any) -> int:
@@ -93,15 +99,51 @@ def text(body: Mapping[str, Any], name: str) -> str:
 
 
 def count_text(value: Any) -> int:
-    """Count the characters of every string in a JSON value, blank ones as none; numbers count as tokens."""
-    kind = type(value)
-    if kind is str:
-        return len(value) if value.strip() else 0
-    if kind is dict:
-        return sum(map(count_text, value.values()))
-    if kind is list:
-        return sum(map(count_text, value))
-    return TOKEN_CHARS if kind is int or kind is float else 0
+    """Count the characters of every string and of every member's name in a JSON value; all else counts as tokens."""
+    if type(value) is str:
+        return len(value)
+    chars = 0
+    parts: list[Any] = [value]
+    for part in parts:  # grows meanwhile: no nesting is too deep
+        kind = type(part)
+        if kind is str:
+            chars += len(part)
+            continue
+        chars += TOKEN_CHARS
+        if kind is list:
+            parts += part
+        elif kind is dict:
+            chars += sum(map(len, part))
+            parts += part.values()
+    return chars
+
+
+def count_others(body: Mapping[str, Any], counted: frozenset[str]) -> int:
+    """Count the text in every field of a body but those in `counted`: whatever a field is called, it may be read."""
+    if counted.issuperset(body):
+        return 0
+    return sum(
+        count_text(value)
+        for name, value in body.items()
+        if name not in counted and (type(value) is str or type(value) is list or type(value) is dict)
+    )
+
+
+def is_blank(value: Any) -> bool:
+    """Tell whether a JSON value brings a model nothing to read: no string but white space, and no number."""
+    parts: list[Any] = [value]
+    for part in parts:  # grows meanwhile
+        kind = type(part)
+        if kind is str:
+            if part and not part.isspace():
+                return False
+        elif kind is dict:
+            parts += part.values()
+        elif kind is list:
+            parts += part
+        elif kind is int or kind is float:
+            return False
+    return True
 
 
 def count_prompts(name: str, value: Any) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from corral.dialects.forms.fields import count_prompts, count_text, model, reported
+from corral.dialects.forms.fields import NO_TEXT, count_others, count_prompts, count_text, model, reported
 from corral.dialects.model import Asked, BadRequest, Usage
 
 
@@ -14,6 +14,7 @@ class Inputs:
         self.name = name
         self._names = names
         self._several = several
+        self._counted = NO_TEXT.union(names, several)
 
     def read(self, body: dict[str, Any]) -> Asked:
         """Read what is asked for; see `Form.read`."""
@@ -32,6 +33,7 @@ class Inputs:
                 more, size = count_prompts(name, value)
                 inputs += more
                 chars += size
+        chars += count_others(body, self._counted)
         return Asked(None, 1, inputs, chars, False, model(body))
 
     def clamp(self, body: dict[str, Any], max_tokens: int) -> None:
