@@ -26,7 +26,7 @@ quota = "1000000/second"
 per = "address"
 
 [upstream]
-max_connections = 128
+max_connections = 160
 
 [concurrency]
 max_running = 128

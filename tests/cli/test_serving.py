@@ -1,13 +1,16 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace as Server
 
 import pytest
 
 from corral.cli.serving import Flags, build_policy, store_notes, summary
 from corral.errors import PolicyError, UsageError
 from corral.guard.launch_arguments import Launch, read_arguments
+from corral.guard.lifetime import _in_front_of
 from corral.guard.new_key import hash_key
 from corral.policy.model import ApiKey, Credentials, Jwt, Policy
+from corral.policy.rules import check
 
 NONE = dict.fromkeys(
     (
@@ -97,7 +100,7 @@ def test_the_servers_keys_and_certificate_are_taken_over() -> None:
     ("given", "said"),
     [
         ({"listen": "nowhere"}, "^--listen: "),
-        ({"max_concurrent": 65}, "max_connections"),
+        ({"max_concurrent": 64}, "max_connections = 65"),
         ({"admin": "127.0.0.1:8080"}, "^--admin: "),
     ],
 )
@@ -136,3 +139,11 @@ def test_the_summary_says_what_a_server_was_started_with() -> None:
     said = " ".join(summary(build_policy(flags(), {}, launch=server), server))
     assert "guards llama-server on a private socket" in said
     assert "Note: --tools" in said
+
+
+def test_the_server_gets_more_connections_than_it_has_slots() -> None:
+    policy = _in_front_of(Policy(), Server(slots=100, url="unix:/x.sock"))  # type: ignore[arg-type]  # all that is read
+    assert (policy.concurrency.max_running, policy.upstream.max_connections) == (100, 101)
+    assert list(check(policy)) == []
+    few = _in_front_of(Policy(), Server(slots=2, url="unix:/x.sock"))  # type: ignore[arg-type]  # as above
+    assert (few.concurrency.max_running, few.upstream.max_connections) == (2, 64)

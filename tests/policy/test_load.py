@@ -132,7 +132,8 @@ def test_the_written_template_is_the_defaults_commented_or_not():
         ('[listen]\ntls_certificate = "x.pem"', 1, "belong together"),
         ('[listen]\ntls_key = "x.pem"', 1, "belong together"),
         ("[concurrency]\nmax_running = 0", 2, "at least 1"),
-        ("[concurrency]\nmax_running = 100", 1, "as many connections"),
+        ("[concurrency]\nmax_running = 100", 1, "max_connections = 101 or more"),
+        ("[concurrency]\nmax_running = 64", 1, "max_connections = 65 or more"),
         ("x =", None, "not valid TOML"),
     ],
 )

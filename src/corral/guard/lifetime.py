@@ -99,10 +99,11 @@ async def _rehearse(policy: Policy) -> None:
 
 def _in_front_of(policy: Policy, server: Server) -> Policy:
     """Point the policy at the child; as many requests run as it has slots, unless the operator said how many."""
-    concurrency = policy.concurrency
+    concurrency, upstream = policy.concurrency, replace(policy.upstream, url=server.url)
     if server.slots and concurrency.max_running == Concurrency().max_running:
-        concurrency = replace(concurrency, max_running=min(server.slots, policy.upstream.max_connections))
-    return replace(policy, upstream=replace(policy.upstream, url=server.url), concurrency=concurrency)
+        concurrency = replace(concurrency, max_running=server.slots)
+        upstream = replace(upstream, max_connections=max(upstream.max_connections, server.slots + 1))
+    return replace(policy, upstream=upstream, concurrency=concurrency)
 
 
 async def _guard(

@@ -162,12 +162,13 @@ def _numbers_are_sane(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
     for section, name, least in _AT_LEAST:
         if getattr(getattr(policy, section), name) < least:
             yield (section, name), f"this must be at least {least:g}."
-    if policy.upstream.max_connections < policy.concurrency.max_running:
+    running = policy.concurrency.max_running
+    if policy.upstream.max_connections <= running:
         yield (
             ("upstream", "max_connections"),
             (
-                f"{policy.concurrency.max_running} requests may run at once (concurrency.max_running), so the guard "
-                "needs at least as many connections to the server."
+                f"{running} requests may run at once (concurrency.max_running), and one that ends takes a moment to "
+                f"free its connection to the server; write upstream.max_connections = {running + 1} or more."
             ),
         )
 
