@@ -1,5 +1,6 @@
 """The scanner's statistics, grades, budget and choice of targets."""
 
+import asyncio
 import itertools
 import math
 
@@ -10,8 +11,11 @@ from corral.scan.budget import Budget, BudgetSpentError
 from corral.scan.checks import CHECKS
 from corral.scan.finding import Finding, Severity, Verdict
 from corral.scan.grading import grade, score
+from corral.scan.observation import Observation
+from corral.scan.probes.single import _short_wait
 from corral.scan.statistics import mann_whitney_greater, median
 from corral.scan.target import find_target
+from corral.scan.wire import Wire, _declared_limit
 
 
 def test_mann_whitney_agrees_with_counting_every_arrangement():
@@ -104,3 +108,34 @@ def test_what_is_no_target_is_refused(url):
 def test_a_name_that_is_nowhere_is_an_error():
     with pytest.raises(TargetError, match="cannot be found"):
         find_target("http://no-such-host.invalid")
+
+
+@pytest.mark.parametrize(
+    ("said", "wait"), [("3", 3.0), ("11", None), ("9" * 5000, None), ("²", None), ("٣", None), ("", None), ("-1", None)]
+)
+def test_a_target_cannot_upset_the_scan_by_its_numbers(said, wait):
+    assert _short_wait(Observation("x", 429, {"retry-after": said})) == wait
+    assert _declared_limit({"x-corral-max-tokens": said}) == {"3": 3, "11": 11}.get(said)
+
+
+@pytest.mark.parametrize(
+    ("line", "status"), [("200 OK", 200), ("²²² X", None), ("9" * 5000, None), ("٣٣٣ X", None), ("20 X", None)]
+)
+def test_a_status_line_that_is_none_is_no_answer(line, status):
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n".encode("utf-8" if "٣" in line else "latin-1"))
+        await writer.drain()
+        writer.close()
+
+    async def ask():
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            target = find_target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            wire = Wire(target, Budget(), key=None, headers={}, timeout=5.0)
+            try:
+                return await wire.raw([b"GET / HTTP/1.1\r\n\r\n"], "GET /")
+            finally:
+                await wire.close()
+
+    assert asyncio.run(ask()).status == status

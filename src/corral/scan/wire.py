@@ -1,6 +1,7 @@
 """The scanner's one way to the target: bounded in time and bytes, within the budget, and it stops when asked to."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
@@ -187,7 +188,7 @@ class Wire:
                 await writer.wait_closed()
         head, _, body = data.decode("latin-1").partition("\r\n\r\n")
         words = head.split(" ", 2)
-        status = int(words[1]) if len(words) > 1 and words[1].isdigit() else None
+        status = int(words[1]) if len(words) > 1 and re.fullmatch("[0-9]{3}", words[1]) else None
         fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
         return Observation(
             sent, status, fields, body, seconds=perf_counter() - began, early=early or status is None,
@@ -212,4 +213,4 @@ def _encode(body: Mapping[str, Any]) -> bytes:
 
 def _declared_limit(headers: Mapping[str, str]) -> int | None:
     declared = headers.get("x-corral-max-tokens", "")
-    return int(declared) if declared.isdecimal() and int(declared) <= 4096 else None
+    return int(declared) if re.fullmatch("[0-9]{1,4}", declared) and int(declared) <= 4096 else None

@@ -1,6 +1,7 @@
 """Single requests, one after the other."""
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ class Ask:
 def _short_wait(answer: Observation) -> float | None:
     """Read how long a refused request should wait, if that is short enough to do so."""
     said = answer.headers.get("retry-after", "")
-    if answer.reply is Reply.DENY and said.isdecimal() and int(said) <= _LONGEST_WAIT:
+    if answer.reply is Reply.DENY and re.fullmatch("[0-9]{1,3}", said) and int(said) <= _LONGEST_WAIT:
         return float(said)
     return None
 
