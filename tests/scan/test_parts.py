@@ -9,7 +9,7 @@ from corral.errors import TargetError, UsageError
 from corral.scan.budget import Budget, BudgetSpentError
 from corral.scan.checks import CHECKS
 from corral.scan.finding import Finding, Severity, Verdict
-from corral.scan.grading import grade, score
+from corral.scan.grading import grade, score, untold
 from corral.scan.statistics import mann_whitney_greater, median
 from corral.scan.target import find_target
 
@@ -53,8 +53,24 @@ def test_an_open_question_keeps_from_the_best_grade_only():
 
 
 def test_too_many_open_questions_keep_from_a_good_grade():
-    many = [Finding(check.id, Verdict.INCONCLUSIVE, check.severity, ()) for check in CHECKS]
-    assert grade(many, loopback=True) == "C"
+    unclear = ("signal_headers", "load_degradation", "input_malformed", "input_empty")
+    assert grade(findings(**dict.fromkeys(unclear, Verdict.INCONCLUSIVE)), loopback=True) == "C"
+
+
+def test_nothing_learned_is_no_grade():
+    nothing = [Finding(check.id, Verdict.INCONCLUSIVE, check.severity, ()) for check in CHECKS]
+    assert grade(nothing, loopback=True) is None
+    assert untold(nothing) == ["auth.missing", "rate.burst", "tokens.unbounded"]
+
+
+@pytest.mark.parametrize("check", ["auth_missing", "rate_burst", "tokens_unbounded"])
+def test_what_matters_most_must_be_told_for_a_grade(check):
+    assert grade(findings(**{check: Verdict.INCONCLUSIVE}), loopback=True) is None
+
+
+def test_what_is_f_already_stays_so():
+    told = findings(auth_missing=Verdict.VULNERABLE, rate_burst=Verdict.INCONCLUSIVE)
+    assert grade(told, loopback=False) == "F"
 
 
 def test_caps():
