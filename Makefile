@@ -53,4 +53,4 @@ lock: $(READY)  ## Renew the lock
 	  --output-file $(LOCK) pyproject.toml
 
 clean:  ## Remove what was made
-	rm -rf $(VENV) site build dist coverage.txt imports.txt .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site build dist coverage.txt imports.txt .coverage* .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
