@@ -112,8 +112,9 @@ def test_an_address_in_use_is_said(corral: Start, llama_server: LlamaServer) -> 
         assert command.wait() == 3
         admin = corral("guard", llama_server.url, "--listen", "127.0.0.1:0", "--admin", address)
         assert admin.wait() == 3
-    for errors in (command.errors, admin.errors):
-        assert address in errors
+    for option, errors in (("--listen", command.errors), ("--admin", admin.errors)):
+        assert f"Cannot listen on {address}: " in errors
+        assert f"Choose another address with {option}." in errors
         assert "in use" in errors
         assert "Traceback" not in errors
 
@@ -123,6 +124,8 @@ def test_an_address_in_use_is_said(corral: Start, llama_server: LlamaServer) -> 
     [
         ((), "Say which server to guard"),
         (("ftp://x",), "is no server"),
+        (("foo",), "write a host and a port"),
+        (("http://localhost:8080",), "--listen 127.0.0.1:8081"),
         (("127.0.0.1:1", "--listen", "nowhere"), "--listen"),
         (("127.0.0.1:1", "--rate-window", "5"), "--rate-limit"),
         (("127.0.0.1:1", "--rate-limit", "0"), "greater than or equal to 1"),
@@ -135,6 +138,15 @@ def test_what_cannot_be_ends_with_status_2(corral: Start, arguments: tuple[str, 
     assert command.wait() == 2
     command.said(re.escape(said))
     assert "Traceback" not in command.errors
+
+
+def test_a_name_that_is_not_known_is_said(corral: Start) -> None:
+    command = corral("guard", "http://no-such-host.invalid:8081", "--listen", "127.0.0.1:0")
+    command.said("the name no-such-host.invalid .* is not known")
+    command.said("Listens on")
+    command.signal(signal.SIGTERM)
+    assert command.wait() == 0
+    assert "Ending: no request is running." in command.errors
 
 
 def _free_port() -> int:

@@ -115,7 +115,7 @@ def test_a_running_stream_may_finish(started: Command) -> None:
     events = streamed(started.url, 64)
     next(events)
     started.signal(signal.SIGTERM)
-    started.said("running requests may finish")
+    started.said("1 running request may finish, within 30 seconds. A second signal ends everything at once")
     assert list(events)[-1]["tokens_predicted"] == 64
     assert started.wait() == 0
 
@@ -126,7 +126,7 @@ def test_a_second_signal_ends_everything_at_once(corral: Start, server_program: 
     next(events)
     gone = wait_for_end(command.child)
     command.signal(signal.SIGINT)
-    command.said("A second signal")
+    command.said("A second Ctrl-C ends everything at once")
     command.signal(signal.SIGINT)
     assert command.wait() == 128 + signal.SIGKILL
     gone()
@@ -166,7 +166,8 @@ def test_a_signal_ends_a_server_that_is_still_loading(corral: Start, fake_server
 
 
 def test_corral_killed_while_loading_takes_the_server_along(corral: Start, fake_server: Fake) -> None:
-    command = corral("run", "--", fake_server(("print('started', file=sys.stderr, flush=True)", *STALLS)), "-m", "x")
+    program = fake_server(("print('started', file=sys.stderr, flush=True)", *STALLS))
+    command = corral("run", "--", program, "--port", "0", "-m", "x")
     command.said("started")
     gone = wait_for_end(command.child)
     command.signal(signal.SIGKILL)
@@ -197,6 +198,29 @@ def test_an_address_in_use_is_found_before_a_model_is_loaded(corral: Start, fake
         assert command.wait() == 3
     assert re.search(f"127.0.0.1:{port}.*in use", command.errors)
     assert "started" not in command.errors
+
+
+def test_a_program_that_is_not_there_is_found_out_before_an_address_in_use(corral: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = corral("run", "--", "./llama-server", "--port", str(taken.getsockname()[1]), "-m", "x")
+        assert command.wait() == 2
+    assert "no program './llama-server'" in command.errors
+    assert "in use" not in command.errors
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_what_only_tells_something_ends_well(corral: Start, server_program: str, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = corral("run", "--", server_program, "--port", str(taken.getsockname()[1]), option)
+        assert command.wait() == 0
+    assert "corral:" not in command.errors
+    assert list(command.runtime.iterdir()) == []
+
+
+def test_a_server_that_ends_well_before_it_is_ready_is_no_error(corral: Start, fake_server: Fake) -> None:
+    command = corral("run", "--", fake_server(("sys.exit(0)",)), "--port", "0", "-m", "x")
+    assert command.wait() == 0
+    assert command.errors == ""
 
 
 def test_the_servers_keys_are_the_guards(corral: Start, server_program: str, tiny_model: Path, tmp_path: Path) -> None:

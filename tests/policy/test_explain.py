@@ -10,6 +10,7 @@ from corral.policy.explain import asks_for_keys, explain, warnings
 from corral.policy.load import load_policy
 from corral.policy.model import (
     ApiKey,
+    Concurrency,
     Credentials,
     Generation,
     Identity,
@@ -125,3 +126,20 @@ def test_what_is_no_address_is_refused():
 
 def test_every_rule_can_be_satisfied():
     assert load_policy(text="") == replace(Policy())
+
+
+def test_one_is_not_many():
+    said = "\n".join(
+        explain(
+            Policy(
+                keys=(KEY,),
+                limits=(LimitRule(name="one", quota=Quota(1, 60.0)),),
+                max_failed_logins=Quota(1, 60.0),
+                concurrency=Concurrency(max_running=1),
+                generation=Generation(max_tokens=1, max_prompt=1),
+            )
+        )
+    )
+    for piece in ("presents the one key: alice", "1 request per minute", "1 time per minute", "1 request runs at once",
+                  "1 token;", "1 character,"):  # fmt: skip
+        assert piece in said

@@ -152,8 +152,43 @@ def test_a_file_that_is_not_there_says_how_to_have_one(tmp_path):
 def test_a_file_that_cannot_be_read_says_so(tmp_path):
     path = tmp_path / "corral.toml"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(PolicyError, match="cannot be read"):
+    with pytest.raises(PolicyError, match="cannot be read as a policy: it is no text"):
         load_policy(path)
+
+
+def test_a_model_is_no_policy_and_not_read_whole(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF\xff\xff")
+    with pytest.raises(PolicyError, match=r"no text\. A policy is a TOML file"):
+        load_policy(path)
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(PolicyError, match=r"more than 1 MiB\. A policy is a TOML file"):
+        load_policy(path)
+
+
+def test_a_directory_is_no_policy(tmp_path):
+    with pytest.raises(PolicyError, match=r"is a directory: name the policy in it, as .*/corral.toml"):
+        load_policy(tmp_path)
+
+
+def test_all_that_is_wrong_is_said_at_once_in_the_files_order():
+    said = error(
+        '[generation]\nmax_tokens = "many"\n[bounds]\nhead_timeout = "soon"\n[listen]\nadress = "x"\n[concurrency]\n'
+        'max_running = "four"\n[[limits]]\nname = "a"\n'
+    ).splitlines()
+    assert [line.split(",")[1].split(":")[0] for line in said] == [
+        " line 2",
+        " line 4",
+        " line 6",
+        " line 8",
+        " line 9",
+    ]
+
+
+def test_all_rules_that_are_broken_are_said_at_once_in_the_files_order():
+    said = error('[concurrency]\nmax_wait = 0\n[admin]\nlisten = "x"\n[[limits]]\nname = "a b"\nquota = "1/hour"\n')
+    assert [line.split(":")[0][-6:] for line in said.splitlines()] == ["line 2", "line 4", "line 6"]
 
 
 def test_the_environment_beats_the_file_and_flags_beat_both():

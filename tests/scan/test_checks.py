@@ -44,7 +44,7 @@ def test_ids_are_unique():
 @pytest.mark.parametrize(
     ("status", "headers", "reply"),
     [(200, {}, Reply.ALLOW), (429, {}, Reply.DENY), (529, {}, Reply.DENY), (503, {"retry-after": "1"}, Reply.DENY),
-     (503, {}, Reply.OVERLOAD), (401, {}, Reply.AUTH), (403, {}, Reply.AUTH), (400, {}, Reply.REJECT),
+     (302, {"location": "/"}, Reply.REJECT), (503, {}, Reply.OVERLOAD), (401, {}, Reply.AUTH), (403, {}, Reply.AUTH), (400, {}, Reply.REJECT),
      (500, {}, Reply.FAULT), (None, {}, Reply.DEAD)],
 )  # fmt: skip
 def test_answers_are_classified(status, headers, reply):
@@ -57,12 +57,18 @@ def test_answers_are_classified(status, headers, reply):
         ("auth.missing", [seen(200), seen(401)], Verdict.VULNERABLE),
         ("auth.missing", [seen(401), seen(404)], Verdict.SAFE),
         ("auth.missing", [seen(429), seen(429)], Verdict.INCONCLUSIVE),
+        ("auth.missing", [seen(401), seen(429)], Verdict.INCONCLUSIVE),
+        ("auth.missing", [seen(401)], Verdict.INCONCLUSIVE),
+        ("auth.missing", [seen(502), seen(502)], Verdict.INCONCLUSIVE),
         ("rate.burst", [seen(200)] * 50, Verdict.VULNERABLE),
         ("rate.burst", [seen(200)] * 30 + [seen(429)] * 20, Verdict.SAFE),
         ("rate.burst", [seen(401)] * 10 + [seen(429)] * 40, Verdict.SAFE),
         ("rate.burst", [seen(401)] * 50, Verdict.INCONCLUSIVE),
         ("rate.burst", [seen(200)] * 10, Verdict.INCONCLUSIVE),
         ("rate.burst", [seen(200)] * 20 + [seen(None, error="RemoteProtocolError")] * 30, Verdict.SAFE),
+        ("rate.burst", [seen(429)] * 10, Verdict.SAFE),
+        ("rate.burst", [seen(503, headers={"retry-after": "1"})] * 50, Verdict.INCONCLUSIVE),
+        ("rate.burst", [seen(502)] * 50, Verdict.INCONCLUSIVE),
         ("signal.headers", [seen(200)], Verdict.VULNERABLE),
         ("signal.headers", [seen(200, headers={"ratelimit": '"a";r=1;t=1'})], Verdict.SAFE),
         ("signal.headers", [seen(401)], Verdict.INCONCLUSIVE),
@@ -71,14 +77,22 @@ def test_answers_are_classified(status, headers, reply):
         ("input.malformed", [seen(400, body="Traceback (most recent call last)")] * 6, Verdict.VULNERABLE),
         ("input.malformed", [seen(400, seconds=4.5)] * 6, Verdict.VULNERABLE),
         ("input.malformed", [seen(401)] * 6, Verdict.SAFE),
+        ("input.malformed", [seen(429)] * 6, Verdict.INCONCLUSIVE),
+        ("input.malformed", [seen(503)] * 6, Verdict.INCONCLUSIVE),
         ("input.empty", [seen(200)], Verdict.VULNERABLE),
         ("input.empty", [seen(400)], Verdict.SAFE),
+        ("input.empty", [seen(401)], Verdict.SAFE),
         ("input.empty", [seen(500)], Verdict.INCONCLUSIVE),
+        ("input.empty", [seen(429)], Verdict.INCONCLUSIVE),
+        ("input.empty", [seen(503)], Verdict.INCONCLUSIVE),
         ("proto.oversize", [seen(413), seen(413)], Verdict.SAFE),
         ("proto.oversize", [seen(400), seen(413)], Verdict.VULNERABLE),
-        ("proto.oversize", [seen(401, early=True), seen(None, early=True, error="closed")], Verdict.SAFE),
-        ("proto.oversize", [seen(None, early=True, error="TimeoutError")], Verdict.INCONCLUSIVE),
+        ("proto.oversize", [seen(401, early=True), seen(None, early=True, error="connection closed")], Verdict.SAFE),
+        ("proto.oversize", [seen(None, early=True, error="timed out")], Verdict.INCONCLUSIVE),
+        ("proto.oversize", [seen(429, early=True), seen(429, early=True)], Verdict.INCONCLUSIVE),
         ("expose.state", [seen(401)] * 3, Verdict.SAFE),
+        ("expose.state", [seen(429), seen(401), seen(401)], Verdict.INCONCLUSIVE),
+        ("expose.state", [seen(502)] * 3, Verdict.INCONCLUSIVE),
         ("expose.state", [seen(401), seen(200), seen(404)], Verdict.VULNERABLE),
         ("tokens.unbounded", [seen(200, events=306, ended=False, seconds=0.5)], Verdict.VULNERABLE),
         ("tokens.unbounded", [seen(200, events=100, ended=False, seconds=5.1)], Verdict.VULNERABLE),
@@ -86,6 +100,8 @@ def test_answers_are_classified(status, headers, reply):
         ("tokens.unbounded", [seen(400)], Verdict.SAFE),
         ("tokens.unbounded", [seen(401)], Verdict.SAFE),
         ("tokens.unbounded", [seen(500)], Verdict.INCONCLUSIVE),
+        ("tokens.unbounded", [seen(429)] * 4, Verdict.INCONCLUSIVE),
+        ("tokens.unbounded", [seen(200, events=100, seconds=1.0), seen(429)], Verdict.INCONCLUSIVE),
     ],
 )
 def test_verdicts(check, observations, expected):
@@ -123,3 +139,8 @@ def test_a_load_that_is_refused_is_shed():
     shed = loads([0.01], [0.02] * 4) + [seen(429, sent="loaded")] * 8
     assert verdict("load.degradation", shed) is Verdict.SAFE
     assert verdict("load.degradation", [seen(401, sent="alone")]) is Verdict.SAFE
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_load_that_was_never_let_in_says_nothing(status):
+    assert verdict("load.degradation", [seen(status, sent="alone")]) is Verdict.INCONCLUSIVE

@@ -10,9 +10,9 @@ from corral.errors import TargetError, UsageError
 from corral.scan.budget import Budget, BudgetSpentError
 from corral.scan.checks import CHECKS
 from corral.scan.finding import Finding, Severity, Verdict
-from corral.scan.grading import grade, score
+from corral.scan.grading import grade, score, untold
 from corral.scan.observation import Observation
-from corral.scan.probes.single import _short_wait
+from corral.scan.patience import _UNTOLD, retry_after
 from corral.scan.statistics import mann_whitney_greater, median
 from corral.scan.target import find_target
 from corral.scan.wire import Wire, _declared_limit
@@ -57,8 +57,24 @@ def test_an_open_question_keeps_from_the_best_grade_only():
 
 
 def test_too_many_open_questions_keep_from_a_good_grade():
-    many = [Finding(check.id, Verdict.INCONCLUSIVE, check.severity, ()) for check in CHECKS]
-    assert grade(many, loopback=True) == "C"
+    unclear = ("signal_headers", "load_degradation", "input_malformed", "input_empty")
+    assert grade(findings(**dict.fromkeys(unclear, Verdict.INCONCLUSIVE)), loopback=True) == "C"
+
+
+def test_nothing_learned_is_no_grade():
+    nothing = [Finding(check.id, Verdict.INCONCLUSIVE, check.severity, ()) for check in CHECKS]
+    assert grade(nothing, loopback=True) is None
+    assert untold(nothing) == ["auth.missing", "rate.burst", "tokens.unbounded"]
+
+
+@pytest.mark.parametrize("check", ["auth_missing", "rate_burst", "tokens_unbounded"])
+def test_what_matters_most_must_be_told_for_a_grade(check):
+    assert grade(findings(**{check: Verdict.INCONCLUSIVE}), loopback=True) is None
+
+
+def test_what_is_f_already_stays_so():
+    told = findings(auth_missing=Verdict.VULNERABLE, rate_burst=Verdict.INCONCLUSIVE)
+    assert grade(told, loopback=False) == "F"
 
 
 def test_caps():
@@ -111,10 +127,10 @@ def test_a_name_that_is_nowhere_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("said", "wait"), [("3", 3.0), ("11", None), ("9" * 5000, None), ("²", None), ("٣", None), ("", None), ("-1", None)]
+    ("said", "wait"), [("3", 3.0), ("11", 11.0), *((odd, _UNTOLD) for odd in ("9" * 5000, "²", "٣", "", "-1"))]
 )
 def test_a_target_cannot_upset_the_scan_by_its_numbers(said, wait):
-    assert _short_wait(Observation("x", 429, {"retry-after": said})) == wait
+    assert retry_after(Observation("x", 429, {"retry-after": said})) == wait
     assert _declared_limit({"x-corral-max-tokens": said}) == {"3": 3, "11": 11}.get(said)
 
 

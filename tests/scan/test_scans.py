@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 
@@ -17,41 +14,7 @@ from corral.policy.model import ApiKey, Generation, Policy, Upstream
 from corral.scan import scan
 from corral.scan.finding import Verdict
 from corral.scan.report.json import as_json
-
-
-@contextmanager
-def serving(handle) -> Iterator[str]:
-    """Run a server on a thread of its own that treats each connection as `handle` says."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    async def guarded(reader, writer):
-        try:
-            await handle(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.transport.abort()
-
-    async def start():
-        return await asyncio.start_server(guarded, "127.0.0.1", 0)
-
-    async def stop():
-        server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    server = asyncio.run_coroutine_threadsafe(start(), loop).result(5)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        asyncio.run_coroutine_threadsafe(stop(), loop).result(5)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
-        loop.close()
+from scripted_targets import serving
 
 
 def verdicts(report) -> dict[str, str]:

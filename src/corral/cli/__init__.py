@@ -1,7 +1,8 @@
 """The command line: one module a command, and no logic.
 
 Exit codes: 0 all went well; 1 a scan found what --fail-on names; 2 the command line or the policy is wrong; 3 a
-server could not be reached or started; 130 interrupted. `corral run` ends with its server's status.
+server could not be reached, started or graded; 128 + N ended by signal N, as 130 by Ctrl-C. `corral run` ends with its
+server's status.
 """
 
 import sys
@@ -17,7 +18,8 @@ COMMANDS = (scan, guard, run, keys, init, check, demo)
 
 _EPILOG = (
     "Exit codes: 0 all went well · 1 a scan found what --fail-on names · 2 the command line or the policy is wrong · "
-    "3 a server could not be reached or started · 130 interrupted. `corral run` ends with its server's status."
+    "3 a server could not be reached, started or graded · 128 + N ended by signal N, as 130 by Ctrl-C. `corral run` "
+    "ends with its server's status."
 )
 
 app = typer.Typer(

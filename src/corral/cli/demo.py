@@ -26,10 +26,21 @@ def demo(
 
     from corral.demo.loop import run_demo  # noqa: PLC0415  # as above
 
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # end as at Ctrl-C, and take the servers along
-        signal.signal(ending, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
+    received = [int(signal.SIGINT)]
+
+    def end(number: int, _frame: object) -> None:
+        """End as at Ctrl-C, and take the servers along."""
+        received[0] = number
+        signal.raise_signal(signal.SIGINT)
+
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, end)
     said = console(stderr=True, quiet=quiet)
-    report = asyncio.run(run_demo(lambda step: said.print(f"[dim]› {step}[/]")))
+    try:
+        report = asyncio.run(run_demo(lambda step: said.print(f"[dim]› {step}[/]")))
+    except KeyboardInterrupt:
+        console(stderr=True).print("[bold red]corral:[/] The demo was interrupted; its servers have ended.")
+        raise typer.Exit(128 + received[0]) from None
     if as_json:
         print_json(_as_json(report))
     else:
@@ -78,5 +89,5 @@ def _show(report: "DemoReport") -> None:
             name, f"{latency.answered} of {latency.sent}", f"{latency.p50_ms:,.0f} ms", f"{latency.p95_ms:,.0f} ms"
         )
     out.print(table)
-    grades = (report.bare.grade, report.guarded.grade, report.guarded_with_key.grade)
+    grades = [scanned.grade or "?" for scanned in (report.bare, report.guarded, report.guarded_with_key)]
     out.print(f"\nBare [bold red]{grades[0]}[/] → guarded [bold green]{grades[1]}[/] (with a key: {grades[2]}).")

@@ -53,4 +53,5 @@ def guard(
     )
     built = serving.build_policy(flags, os.environ, upstream=upstream)
     serving.mention_unused_policy(flags, quiet=quiet)
+    serving.mention_unknown_name(built, quiet=quiet)
     raise typer.Exit(serving.run(built, quiet=quiet))

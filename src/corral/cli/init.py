@@ -35,4 +35,8 @@ def init(
     if as_json:
         print_json({"path": str(path)})
     else:
-        console().print(f"Wrote {path}. Next: edit it, then `corral check {path}`.")
+        console().print(
+            f"Wrote {path}. Next: edit it, see what it does with `corral check {path}`, and use it: "
+            f"`corral guard --policy {path}` or `corral run --policy {path} -- llama-server -m model.gguf`.",
+            markup=False,
+        )

@@ -110,13 +110,14 @@ def build_policy(
         UsageError: options contradict one another, or a key file cannot be read.
 
     """
-    from corral.guard.resolve import read_key_file, with_keys, with_rate_limit  # noqa: PLC0415  # keeps --help fast
+    from corral.guard.itself import refuse_itself  # noqa: PLC0415  # keeps --help fast
+    from corral.guard.resolve import read_key_file, with_keys, with_rate_limit  # noqa: PLC0415  # as above
     from corral.policy.load import load_policy  # noqa: PLC0415  # as above
     from corral.policy.rules import check  # noqa: PLC0415  # as above
 
     named = _launch_overrides(launch) if launch is not None else {}
     if upstream is not None:
-        named["upstream.url"] = ("UPSTREAM", upstream if ":/" in upstream else f"http://{upstream}")
+        named["upstream.url"] = ("UPSTREAM", _as_url(upstream))
     named |= flags.overrides()
     policy = load_policy(
         flags.policy,
@@ -135,7 +136,33 @@ def build_policy(
         raise UsageError("--rate-window says how long --rate-limit counts: write both, as in --rate-limit 30.")
     for _, message in check(policy):
         raise PolicyError(f"These options do not fit together: {message}")
+    if launch is None:
+        refuse_itself(policy)
     return policy
+
+
+def _as_url(upstream: str) -> str:
+    """Read a server that may be written short, as host:port."""
+    if ":/" in upstream:
+        return upstream
+    host, _, port = upstream.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(
+            f"UPSTREAM: {upstream!r} is no server: write a host and a port, as 127.0.0.1:8081, "
+            "or http://host:port, or unix:/path/to.sock."
+        )
+    return f"http://{upstream}"
+
+
+def mention_unknown_name(policy: "Policy", *, quiet: bool) -> None:
+    """Say that the server's name is not known: it may be later, but as likely it is misspelt."""
+    from urllib.parse import urlsplit  # noqa: PLC0415  # keeps --help fast
+
+    from corral.guard.itself import addresses_of  # noqa: PLC0415  # as above
+
+    host = urlsplit(policy.upstream.url).hostname
+    if host and policy.upstream.url.startswith("http") and not addresses_of(host) and not quiet:
+        tell(f"Note: the name {host} (in {policy.upstream.url}) is not known; until it is, every answer will be 502.")
 
 
 def _launch_overrides(launch: "Launch") -> dict[str, tuple[str, object]]:

@@ -5,6 +5,7 @@ one answer and lives a few seconds at most.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import cast
 
@@ -12,6 +13,7 @@ import httptools
 
 from corral.guard.metrics import CONTENT_TYPE, Metrics
 from corral.guard.service import ListenError
+from corral.policy.address import Endpoint
 
 _MAX_CONNECTIONS = 16
 _MAX_HEAD = 8 * 1024  # bytes of one request
@@ -41,7 +43,10 @@ class AdminServer:
                 lambda: _Connection(self._metrics.exposition, self._connections), host, port
             )
         except OSError as error:
-            raise ListenError(f"Metrics cannot be served on {host}:{port}: {error.strerror or error}.") from None
+            raise ListenError(
+                f"Cannot listen on {Endpoint(host, port)}: {os.strerror(error.errno) if error.errno else error}. "
+                "Choose another address with --admin."
+            ) from None
         bound = self._server.sockets[0].getsockname()
         self.address = (bound[0], bound[1])
 

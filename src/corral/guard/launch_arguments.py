@@ -79,6 +79,10 @@ _NOTED_ENVIRONMENT = {
     "LLAMA_ARG_ENDPOINT_PROPS": "--props",
 }
 
+_TELLING = frozenset(
+    ("-h", "--help", "--usage", "--version", "-cl", "--cache-list", "--completion-bash", "--list-devices")
+)
+
 _ORIGINS_OPTION = "--cors-origins"
 _ORIGINS_VARIABLE = "LLAMA_ARG_CORS_ORIGINS"
 
@@ -108,6 +112,11 @@ class Launch:
     rate_window: float | None = None
     max_tokens: int | None = None
     notices: tuple[str, ...] = ()
+
+    @property
+    def only_tells(self) -> bool:
+        """Whether the server will print something and end, and serve nobody: `--version`, `--help` and the like."""
+        return any(_canonical(word) in _TELLING for word in self.arguments)
 
     def command(self, socket_path: str) -> list[str]:
         """Spell the child's command line for a Unix socket, whose name must end in `.sock`."""

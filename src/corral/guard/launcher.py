@@ -29,10 +29,11 @@ _STDERR = 2
 
 
 class ServerEndedError(UpstreamError):
-    """The server ended before it was ready; Corral's own exit status is the server's."""
+    """The server ended before it was ready, with `status`; Corral's own exit status is the same."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"The server {describe_ending(status)} before it was ready; see what it said above.")
+        self.status = status
         self.exit_code = status or 1
 
 
@@ -58,7 +59,7 @@ class Server:
         return self._socket.url
 
     def start(self) -> None:
-        """Start the child; its output goes to this process's standard error.
+        """Start the child; its output goes to this process's standard error, but where it is all that was asked for.
 
         Raises:
             UsageError: there is no such program.
@@ -66,16 +67,14 @@ class Server:
 
         """
         launch = self._launch
-        program = shutil.which(launch.program, path=launch.environ.get("PATH"))
-        if program is None:
-            raise UsageError(f"There is no program {launch.program!r} that can be executed: name it by its path.")
+        program = find_program(launch)
         self._socket = PrivateSocket(launch.environ)
         command = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), program]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the command that the operator wrote, without a shell
                 [*command, *launch.command(self._socket.path)[1:]],
                 stdin=subprocess.DEVNULL,
-                stdout=_STDERR,
+                stdout=None if launch.only_tells else _STDERR,
                 stderr=_STDERR,
                 env=launch.environ,
                 process_group=0,
@@ -191,6 +190,19 @@ class Server:
     def _client(self) -> httpx2.AsyncClient:
         transport = httpx2.AsyncHTTPTransport(uds=self.url.removeprefix("unix:"))
         return httpx2.AsyncClient(transport=transport, base_url="http://server", timeout=5.0, trust_env=False)
+
+
+def find_program(launch: Launch) -> str:
+    """Find the server's program.
+
+    Raises:
+        UsageError: there is none.
+
+    """
+    program = shutil.which(launch.program, path=launch.environ.get("PATH"))
+    if program is None:
+        raise UsageError(f"There is no program {launch.program!r} that can be executed: name it by its path.")
+    return program
 
 
 def describe_ending(status: int) -> str:

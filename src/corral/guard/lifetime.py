@@ -17,7 +17,7 @@ from typing import Any
 from corral.guard.access_log import AccessLog
 from corral.guard.admin import AdminServer
 from corral.guard.launch_arguments import Launch
-from corral.guard.launcher import START_TIMEOUT, Server, describe_ending
+from corral.guard.launcher import START_TIMEOUT, Server, ServerEndedError, describe_ending, find_program
 from corral.guard.metrics import Metrics
 from corral.guard.service import Guard
 from corral.policy.address import Endpoint, parse_endpoint
@@ -74,11 +74,19 @@ async def serve(
         signals = _Signals(log)
         if launch is None:
             return await _guard(policy, signals, log=log, server=None, say=say, ready=ready)
-        await _rehearse(policy)
+        find_program(launch)
+        if not launch.only_tells:
+            await _rehearse(policy)
         server = Server(launch)
         try:
             server.start()
-            if not await _done(server.ready(start_timeout, say), unless=signals.stop):
+            try:
+                ready_in_time = await _done(server.ready(start_timeout, say), unless=signals.stop)
+            except ServerEndedError as ended:
+                if ended.status:
+                    raise
+                return 0  # as after --version: there was nothing to serve, and nothing went wrong
+            if not ready_in_time:
                 return await _stop_server(server, signals)
             return await _guard(_in_front_of(policy, server), signals, log=log, server=server, say=say, ready=ready)
         finally:
@@ -138,7 +146,7 @@ async def _guard(
             await guard.stop(_AFTER_CRASH)
             return status
         await signals.stop.wait()
-        say("Ending: running requests may finish. A second signal ends them at once.")
+        say(_ending(guard.running + guard.waiting, policy.bounds.shutdown_timeout, signals.number))
         drained = await _done(guard.stop(), unless=signals.at_once)
         if server is not None:
             return await _stop_server(server, signals)
@@ -147,6 +155,15 @@ async def _guard(
         await guard.stop(0)
         if admin is not None:
             await admin.stop()
+
+
+def _ending(requests: int, patience: float, number: int) -> str:
+    """Say what a first signal brings about, and what a second one would."""
+    if not requests:
+        return "Ending: no request is running."
+    again = "A second Ctrl-C" if number == signal.SIGINT else "A second signal"
+    running = "1 running request may" if requests == 1 else f"{requests} running requests may"
+    return f"Ending: {running} finish, within {patience:g} seconds. {again} ends everything at once."
 
 
 async def _stop_server(server: Server, signals: _Signals) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from corral.policy.address import parse_endpoint
 from corral.policy.model import Jwt, LimitRule, Plan, Policy
-from corral.policy.notation import describe_duration, describe_quota, describe_size
+from corral.policy.notation import describe_count, describe_duration, describe_quota, describe_size
 
 
 def asks_for_keys(policy: Policy) -> bool:
@@ -27,7 +27,9 @@ def _doors(policy: Policy) -> Iterator[str]:
     if not asks_for_keys(policy):
         yield "Asks nobody for a key: whoever can reach the address is let in."
     elif policy.keys:
-        yield f"Lets in who presents one of {len(policy.keys)} keys: {', '.join(key.name for key in policy.keys)}."
+        names = ", ".join(key.name for key in policy.keys)
+        which = f"one of {len(policy.keys)} keys: {names}" if len(policy.keys) > 1 else f"the one key: {names}"
+        yield f"Lets in who presents {which}."
     if policy.credentials.store and asks_for_keys(policy):
         yield f"Lets in who presents a key from {policy.credentials.store}; `corral keys` changes it at once."
     elif asks_for_keys(policy) and not policy.keys and not policy.jwt.key_settings:
@@ -35,7 +37,7 @@ def _doors(policy: Policy) -> Iterator[str]:
     if policy.jwt.key_settings and asks_for_keys(policy):
         yield from _tokens(policy.jwt)
     if asks_for_keys(policy):
-        yield f"An address may fail {describe_quota(policy.max_failed_logins).replace('requests', 'times')}."
+        yield f"An address may fail {describe_quota(policy.max_failed_logins).replace('request', 'time')}."
     if policy.identity.trusted_proxies:
         proxies = ", ".join(policy.identity.trusted_proxies)
         yield f"Believes {policy.identity.header} from {proxies}, and from nobody else."
@@ -94,21 +96,26 @@ def _limits(policy: Policy) -> Iterator[str]:
         yield "No request quotas apply."
     places = policy.concurrency
     yield (
-        f"At most {places.max_running:,} requests run at once; {places.max_waiting:,} may wait up to "
-        f"{describe_duration(places.max_wait)} for their turn; the next are refused with 503."
+        f"At most {describe_count(places.max_running, 'request')} {_verb(places.max_running, 'run')} at once; "
+        f"{places.max_waiting:,} may wait up to {describe_duration(places.max_wait)} for their turn; "
+        "the next are refused with 503."
     )
 
 
 def _requests(policy: Policy) -> Iterator[str]:
     generation = policy.generation
     yield (
-        f"An answer has at most {generation.max_tokens:,} tokens; a request that asks for more, or does not say, "
-        "gets that many."
+        f"An answer has at most {describe_count(generation.max_tokens, 'token')}; a request that asks for more, "
+        "or does not say, gets that many."
     )
     body = describe_size(policy.bounds.max_body)
-    yield f"A prompt has at most {generation.max_prompt:,} characters, a body at most {body}."
+    yield f"A prompt has at most {describe_count(generation.max_prompt, 'character')}, a body at most {body}."
     if generation.grammar:
         yield "Clients may send grammars."
+
+
+def _verb(number: int, verb: str) -> str:
+    return f"{verb}s" if number == 1 else verb
 
 
 def warnings(policy: Policy) -> list[str]:

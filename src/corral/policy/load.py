@@ -21,6 +21,9 @@ from corral.policy.rules import check
 ENVIRONMENT_KEY = "CORRAL_API_KEY"
 _NOT_SETTINGS = frozenset((ENVIRONMENT_KEY, "CORRAL_LLAMA_SERVER"))
 
+_LONGEST = 1024 * 1024
+_WRITE_ONE = "A policy is a TOML file; `corral init` writes one."
+
 KeyPath = tuple[str | int, ...]
 
 
@@ -31,17 +34,29 @@ class Source:
         self._name = name
         self._lines = lines
         self._flags = flags
+        self._wrong: list[tuple[int, str]] = []
+
+    def note(self, path: KeyPath, message: str) -> None:
+        """Keep the error for the value at `path`, so that all of them can be told together."""
+        self._wrong.append((self._line(path), str(self.error(path, message))))
+
+    def tell(self) -> None:
+        """Raise PolicyError with every error kept, in the file's order; nothing happens where there is none."""
+        if self._wrong:
+            raise PolicyError("\n".join(text for _, text in sorted(self._wrong, key=lambda kept: kept[0])))
 
     def error(self, path: KeyPath, message: str) -> PolicyError:
         """Build the error for the value at `path`."""
         dotted = dotted_name(path)
         if dotted in self._flags:
             return PolicyError(f"{self._flags[dotted]}: {message}")
-        line = self._lines.get(path) or next(
-            (self._lines[path[:size]] for size in range(len(path) - 1, 0, -1) if path[:size] in self._lines), None
-        )
+        line = self._line(path)
         where = f"{self._name}, line {line}" if line else self._name
         return PolicyError(f"{where}: {dotted}: {message}" if dotted else f"{where}: {message}")
+
+    def _line(self, path: KeyPath) -> int:
+        """Find the line of the value at `path`, or of what it stands in; 0 where it is not in the file."""
+        return next((self._lines[path[:size]] for size in range(len(path), 0, -1) if path[:size] in self._lines), 0)
 
 
 def dotted_name(path: KeyPath) -> str:
@@ -66,7 +81,8 @@ def load_policy(
     called, for messages.
 
     Raises:
-        PolicyError: something is wrong; the message names the file, the key and the line, and what to write.
+        PolicyError: something is wrong; the message names the file, the key and the line, and what to write. Where
+            several things are, each stands on a line of its own, in the file's order.
 
     """
     name = str(path) if path is not None else "the policy"
@@ -84,19 +100,29 @@ def load_policy(
         named.setdefault(key, key)
     source = Source(name, find_lines(text), named)
     policy: Policy = _build(Policy, table, (), source)
+    source.tell()
     policy = _with_environment_key(policy, (environ or {}).get(ENVIRONMENT_KEY))
     for problem_path, message in check(policy):
-        raise source.error(problem_path, message)
+        source.note(problem_path, message)
+    source.tell()
     return policy
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(_LONGEST + 1)
+        if len(data) > _LONGEST:
+            raise PolicyError(f"{path} is no policy: it has more than 1 MiB. {_WRITE_ONE}")
+        return data.decode("utf-8")
     except FileNotFoundError:
         raise PolicyError(f"{path} does not exist. `corral init {path}` writes one.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"{path} cannot be read: {error}") from error
+    except IsADirectoryError:
+        raise PolicyError(f"{path} is a directory: name the policy in it, as {path / 'corral.toml'}.") from None
+    except UnicodeDecodeError:
+        raise PolicyError(f"{path} cannot be read as a policy: it is no text. {_WRITE_ONE}") from None
+    except OSError as error:
+        raise PolicyError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _parse(name: str, text: str) -> dict[str, Any]:
@@ -150,34 +176,37 @@ def _put(table: dict[str, Any], key: str, value: object) -> None:
 
 
 def _build(kind: type[Any], table: object, path: KeyPath, source: Source) -> Any:
-    """Build the dataclass `kind` from a TOML table."""
+    """Build the dataclass `kind` from a TOML table. What is wrong is noted in `source`, and None stands for it."""
     if not isinstance(table, dict):
-        raise source.error(path, f"this must be a table, written as [{dotted_name(path)}].")
+        source.note(path, f"this must be a table, written as [{dotted_name(path)}].")
+        return None
     hints = get_type_hints(kind)
     known = {known.name: known for known in fields(kind)}
     for name in table:
         if name not in known:
             near = get_close_matches(name, known, 1)
             hint = f'Did you mean "{near[0]}"?' if near else f"Known here: {', '.join(known)}."
-            raise source.error((*path, name), f"there is no such setting. {hint}")
+            source.note((*path, name), f"there is no such setting. {hint}")
     values = {}
     for name, described in known.items():
         if name in table:
             values[name] = _convert(hints[name], described, table[name], (*path, name), source)
         elif described.default is MISSING and described.default_factory is MISSING:
-            raise source.error((*path, name), f"this is missing. {described.metadata['help']}")
+            source.note((*path, name), f"this is missing. {described.metadata['help']}")
+            values[name] = None
     return kind(**values)
 
 
 def _convert(kind: Any, described: Field[Any], value: object, path: KeyPath, source: Source) -> Any:
-    """Convert one TOML value to the type that its setting has."""
+    """Convert one TOML value to the type that its setting has; see `_build` for what is wrong."""
     origin = get_origin(kind)
     if origin in (Union, UnionType):
         kind = next(option for option in get_args(kind) if option is not NoneType)
         origin = get_origin(kind)
     if origin is tuple:
         if not isinstance(value, list):
-            raise source.error(path, "this must be a list.")
+            source.note(path, "this must be a list.")
+            return None
         (inner, _) = get_args(kind)
         return tuple(_convert(inner, described, item, (*path, index), source) for index, item in enumerate(value))
     if origin is Mapping:
@@ -188,14 +217,15 @@ def _convert(kind: Any, described: Field[Any], value: object, path: KeyPath, sou
     if origin is Literal:
         options = get_args(kind)
         if value not in options:
-            raise source.error(path, f"{value!r} is not known here. Write {_either(options)}.")
+            source.note(path, f"{value!r} is not known here. Write {_either(options)}.")
         return value
     if kind is not Quota and is_dataclass(kind):
         return _build(kind, value, path, source)  # type: ignore[arg-type]  # a class, as get_type_hints gives it
     try:
         return _scalar(kind, described.metadata.get("unit", ""), value)
     except PolicyError as error:
-        raise source.error(path, str(error)) from None
+        source.note(path, str(error))
+        return None
 
 
 def _scalar(kind: Any, unit: str, value: object) -> object:

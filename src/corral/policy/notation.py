@@ -79,7 +79,13 @@ def parse_size(text: object) -> int:
 
 def describe_quota(quota: Quota) -> str:
     """Say a quota in words: "30 requests per minute"."""
-    return f"{quota.amount:,} {quota.unit} per {describe_duration(quota.window).removeprefix('1 ')}"
+    unit = quota.unit.removesuffix("s")
+    return f"{describe_count(quota.amount, unit)} per {describe_duration(quota.window).removeprefix('1 ')}"
+
+
+def describe_count(number: int, thing: str) -> str:
+    """Say how many: "1 request", "2,000 requests"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def describe_duration(seconds: float) -> str:

@@ -17,9 +17,8 @@ class Fingerprint:
     model: str | None
 
 
-async def fingerprint(wire: Wire) -> Fingerprint:
-    """Look at `/health` and `/v1/models`, with the key if there is one."""
-    health = await wire.get("/health")
+async def fingerprint(wire: Wire, health: Observation) -> Fingerprint:
+    """Look at what `/health` answered, and at `/v1/models`, with the key if there is one."""
     models = await wire.get("/v1/models", authorised=True)
     name, evidence = _judge(health, models)
     return Fingerprint(name, tuple(evidence), _model(models))

@@ -23,7 +23,8 @@ class Observation:
 
     `status` is None where no answer came; `headers` have lower-case names; `body` is its beginning; times are in
     seconds from the intended send; `events` counts the streamed tokens; `ended` tells whether the answer was read to
-    its end; `early` whether it came before the request had been sent whole.
+    its end; `early` whether it came before the request had been sent whole; `connected` is False where not even a
+    connection was had.
     """
 
     sent: str
@@ -36,14 +37,15 @@ class Observation:
     ended: bool = True
     early: bool = False
     error: str = ""
+    connected: bool = True
 
     @property
     def reply(self) -> Reply:
-        """Classify the answer. 503 with Retry-After is a denial; a bare 503 is an overload."""
+        """Classify the answer. 503 with Retry-After is a denial, a bare 503 an overload; a redirect serves nothing."""
         status = self.status
         if status is None:
             return Reply.DEAD
-        if status < 400:
+        if status < 300:
             return Reply.ALLOW
         if status in (429, 529) or (status == 503 and "retry-after" in self.headers):
             return Reply.DENY

@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-from corral.errors import TargetError
 from corral.scan.budget import Budget, BudgetSpentError
 from corral.scan.checks import CHECKS
 from corral.scan.checks.base import Check
+from corral.scan.entrance import STRANGERS, Entrance, enter
 from corral.scan.finding import Finding
-from corral.scan.fingerprint import Fingerprint, fingerprint
-from corral.scan.grading import grade, score
+from corral.scan.grading import grade, score, untold
 from corral.scan.observation import Observation
 from corral.scan.probes import Probe
 from corral.scan.report.model import Report, Spent
@@ -18,6 +17,9 @@ from corral.scan.wire import SufferingError, Wire
 
 Progress = Callable[[str, bool], None]
 """Told each check's id: False when its probe begins, True when its finding is there."""
+
+_LOOKING = 0
+"""The phase of the probes that need not be served to learn something."""
 
 
 async def scan_async(
@@ -37,53 +39,59 @@ async def scan_async(
     budget = Budget(requests=budget_requests)
     wire = Wire(target, budget, key=key, headers=headers or {}, timeout=timeout)
     try:
-        found = await _reach(wire)
-        wire.model = model or found.model
-        seen, stopped = await _run_probes(wire, checks, progress or (lambda _check, _done: None))
+        entrance = await enter(wire, model)
+        seen, stopped = await _run_probes(wire, checks, entrance, progress or (lambda _check, _done: None))
     finally:
         await wire.close()
-    findings = tuple(check.judge(seen[check.probe]) for check in checks if check.probe in seen)
-    missing = tuple(check.id for check in checks if check.probe not in seen)
-    unjudged = tuple(
-        Finding(check.id, check.judge(()).verdict, check.severity, (f"not tested: {stopped}",))
-        for check in checks
-        if check.probe not in seen
-    )
-    ordered = tuple(sorted((*findings, *unjudged), key=lambda f: [check.id for check in checks].index(f.check)))
+    findings = tuple(_judged(check, seen, stopped) for check in checks)
+    given = grade(findings, loopback=target.loopback)
     return Report(
         target.url,
-        found.name,
-        found.evidence,
+        entrance.found.name,
+        entrance.found.evidence,
         "with a key" if key else "without a key",
-        grade(ordered, loopback=target.loopback),
-        score(ordered),
-        ordered,
-        missing,
+        given,
+        score(findings) if given is not None else None,
+        _no_grade(findings, entrance, stopped) if given is None else "",
+        findings,
+        tuple(check.id for check in checks if check.probe not in seen),
         stopped,
+        wire.patience.told(),
         Spent(budget.requests, budget.tokens, budget.seconds),
     )
 
 
-async def _reach(wire: Wire) -> Fingerprint:
-    probe = await wire.get("/health")
-    if probe.status is None:
-        raise TargetError(f"{wire.target.url} does not answer ({probe.error or 'connection closed'}).")
-    try:
-        return await fingerprint(wire)
-    except (SufferingError, BudgetSpentError) as error:
-        raise TargetError(f"{wire.target.url} could not be looked at: {error or 'the budget is too small'}.") from error
+def _judged(check: Check, seen: Mapping[Probe, Sequence[Observation]], stopped: str) -> Finding:
+    """Let the check judge; what was not tested, or not at all for want of budget, says so."""
+    observations = seen.get(check.probe, ())
+    finding = check.judge(observations)
+    if observations:
+        return finding
+    why = "the budget was spent" if check.probe in seen else stopped
+    return Finding(check.id, finding.verdict, finding.severity, (f"not tested: {why}",))
+
+
+def _no_grade(findings: Sequence[Finding], entrance: Entrance, stopped: str) -> str:
+    if stopped:
+        return f"the scan {stopped}."
+    unclear = untold(findings)
+    named = " and ".join([", ".join(unclear[:-1]), unclear[-1]] if len(unclear) > 1 else unclear)
+    hint = " Scan with --key to learn what its holder may do." if entrance.shut is not None else ""
+    return f"{named} could not be told, and a grade without that would mean nothing.{hint}"
 
 
 async def _run_probes(
-    wire: Wire, checks: Sequence[Check], progress: Progress
+    wire: Wire, checks: Sequence[Check], entrance: Entrance, progress: Progress
 ) -> tuple[dict[Probe, list[Observation]], str]:
     """Run every probe, phase by phase. Returns what was seen, and why it stopped early, if it did."""
     wanted: dict[Probe, list[Check]] = {}
     for check in checks:
         wanted.setdefault(check.probe, []).append(check)
-    seen: dict[Probe, list[Observation]] = {}
+    seen = _known_already(wire, wanted, entrance)
     for phase in sorted({probe.phase for probe in wanted}):
-        due = [probe for probe in wanted if probe.phase == phase]
+        if entrance.unserved and phase > _LOOKING:
+            return seen, entrance.unserved
+        due = [probe for probe in wanted if probe.phase == phase and probe not in seen]
 
         async def run(probe: Probe) -> None:
             for check in wanted[probe]:
@@ -101,9 +109,19 @@ async def _run_probes(
                 return seen, f"stopped, because the target suffers: {result}"
             if isinstance(result, BaseException):
                 raise result
-        if not await _is_well(wire):
+        if any(answer.status is None for probe in due for answer in seen[probe]) and not await _is_well(wire):
             return seen, "stopped, because the target suffers: it no longer answers"
     return seen, ""
+
+
+def _known_already(wire: Wire, wanted: Mapping[Probe, object], entrance: Entrance) -> dict[Probe, list[Observation]]:
+    """List the probes whose answer the entrance gave: a stranger who is shut out need not ask on."""
+    seen: dict[Probe, list[Observation]] = {}
+    if wire.key is None:
+        seen[STRANGERS] = list(entrance.asked)
+    if entrance.shut is not None:
+        seen.update({probe: [entrance.shut] for probe in wanted if probe.inside})
+    return seen
 
 
 async def _is_well(wire: Wire) -> bool:

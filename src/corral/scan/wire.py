@@ -13,12 +13,17 @@ import orjson
 
 from corral import __version__
 from corral.scan.budget import Budget
+from corral.scan.failure import CLOSED, in_words
 from corral.scan.observation import Observation
+from corral.scan.patience import Patience
 from corral.scan.target import Target
 
 _MOST_BYTES = 64 * 1024
 _MOST_STREAM = 8 * 1024 * 1024
 _AT_ONCE = 16
+_EARLY = 1.0
+"""Seconds that an answer may take to come before the last piece of a body is sent."""
+
 _SLACK = 16
 """Events beyond a declared limit that are still read: a stream has some that bring no token."""
 
@@ -38,6 +43,7 @@ class Wire:
         self.key = key
         self.path = "/v1/chat/completions"
         self.model: str | None = None
+        self.patience = Patience(lambda: budget.seconds_left)
         self._timeout = timeout
         self._dead = 0
         self._places = asyncio.Semaphore(_AT_ONCE)
@@ -62,7 +68,9 @@ class Wire:
 
     async def get(self, path: str, *, authorised: bool = False) -> Observation:
         """Fetch a path, without the key unless `authorised`."""
-        return await self._send("GET", path, None, f"GET {path}", authorised=authorised, tokens=0, most_events=None)
+        return await self.patience.until_heard(
+            lambda: self._send("GET", path, None, f"GET {path}", authorised=authorised, tokens=0, most_events=None)
+        )
 
     async def post(
         self,
@@ -74,13 +82,21 @@ class Wire:
         tokens: int = 1,
         most_events: int | None = None,
         timeout: float | None = None,
+        patient: bool = True,
     ) -> Observation:
-        """Post a body to the inference route. `most_events` reads it as a stream, of that many events at most."""
+        """Post a body to the inference route. `most_events` reads it as a stream, of that many events at most.
+
+        What is refused for its number is sent again once the refusal says so, unless it is not `patient`.
+        """
         data = body if isinstance(body, bytes) else _encode(body)
-        return await self._send(
-            "POST", path or self.path, data, sent,
-            authorised=authorised, tokens=tokens, most_events=most_events, timeout=timeout,
-        )  # fmt: skip
+
+        async def send() -> Observation:
+            return await self._send(
+                "POST", path or self.path, data, sent,
+                authorised=authorised, tokens=tokens, most_events=most_events, timeout=timeout,
+            )  # fmt: skip
+
+        return await self.patience.until_heard(send) if patient else await send()
 
     async def _send(
         self,
@@ -104,7 +120,10 @@ class Wire:
                 async with asyncio.timeout(min(timeout or self._timeout, self.budget.seconds_left)):
                     seen = await self._exchange(method, path, data, headers, sent, began, most_events, timeout)
             except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, OSError, ValueError) as error:
-                seen = Observation(sent, None, seconds=perf_counter() - began, error=type(error).__name__, ended=False)
+                connected = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+                seen = Observation(
+                    sent, None, seconds=perf_counter() - began, error=in_words(error), ended=False, connected=connected
+                )
         self._watch(seen)
         if tokens and seen.status is not None and (seen.status >= 400 or most_events is not None):
             self.budget.refund(tokens - min(tokens, seen.events))
@@ -156,6 +175,9 @@ class Wire:
 
     async def raw(self, pieces: list[bytes], sent: str, *, timeout: float = 10.0) -> Observation:
         """Send raw bytes piece by piece on a connection of their own, stopping as soon as an answer comes."""
+        return await self.patience.until_heard(lambda: self._send_raw(pieces, sent, timeout))
+
+    async def _send_raw(self, pieces: list[bytes], sent: str, timeout: float) -> Observation:
         async with self._places:
             self.budget.reserve()
             began = perf_counter()
@@ -164,7 +186,7 @@ class Wire:
                     return await self._raw(pieces, sent, began)
             except (OSError, TimeoutError) as error:
                 return Observation(
-                    sent, None, seconds=perf_counter() - began, error=type(error).__name__, early=True, ended=False
+                    sent, None, seconds=perf_counter() - began, error=in_words(error), early=True, ended=False
                 )
 
     async def _raw(self, pieces: list[bytes], sent: str, began: float) -> Observation:
@@ -173,7 +195,12 @@ class Wire:
         answer = asyncio.ensure_future(reader.read(4096))  # noqa: TID251  # awaited or cancelled below
         early = False
         try:
-            for piece in pieces:
+            for left, piece in zip(range(len(pieces) - 1, -1, -1), pieces, strict=True):
+                if not left:  # whoever reads the body to its end cannot answer before this one
+                    await asyncio.wait({answer}, timeout=_EARLY)
+                    if answer.done():
+                        early = True
+                        break
                 writer.write(piece)
                 await asyncio.wait({answer, asyncio.ensure_future(writer.drain())}, return_when="FIRST_COMPLETED")  # noqa: TID251  # as above
                 await asyncio.sleep(0)
@@ -192,12 +219,12 @@ class Wire:
         fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
         return Observation(
             sent, status, fields, body, seconds=perf_counter() - began, early=early or status is None,
-            error="" if status else "closed",
+            error="" if status else CLOSED,
         )  # fmt: skip
 
     def _watch(self, seen: Observation) -> None:
         """Stop at once when the target no longer answers."""
-        self._dead = self._dead + 1 if seen.status is None and "Connect" in seen.error else 0
+        self._dead = self._dead + 1 if seen.status is None and not seen.connected else 0
         if self._dead >= 3:
             raise SufferingError("it no longer accepts connections")
 

@@ -18,6 +18,9 @@ class Check(ABC):
     why: ClassVar[str]
     refs: ClassVar[tuple[str, ...]]
     fix_corral: ClassVar[str]
+    """A command line that mends it; `{guard}` stands for a guard in front of the scanned server."""
+    fix_means: ClassVar[str] = ""
+    """What of that command mends it, where the command does not say so."""
     fix_other: ClassVar[str]
     probe: ClassVar[Probe]
 
@@ -38,11 +41,17 @@ class Check(ABC):
         return Finding(self.id, Verdict.INCONCLUSIVE, self.severity, evidence)
 
 
-def refused_unheard(seen: Sequence[Observation]) -> bool:
-    """Tell whether every request was turned away at the door: without a credential, or for its number."""
-    return bool(seen) and all(
-        observation.reply is Reply.AUTH or (observation.reply is Reply.DENY) for observation in seen
-    )
+def shut_out(seen: Sequence[Observation]) -> bool:
+    """Tell whether every request was turned away at the door, for want of a credential.
+
+    Being refused for the number of requests shuts nobody out: who waits is let in.
+    """
+    return bool(seen) and all(observation.reply is Reply.AUTH for observation in seen)
+
+
+def told(seen: Sequence[Observation]) -> list[str]:
+    """Say each observation in a line."""
+    return [observation.told() for observation in seen]
 
 
 def answered(seen: Sequence[Observation]) -> list[Observation]:

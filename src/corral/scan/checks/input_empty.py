@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from corral.scan.checks.base import Check, refused_unheard
+from corral.scan.checks.base import Check, told
 from corral.scan.finding import Finding, Severity
 from corral.scan.observation import Observation, Reply
 from corral.scan.probes.single import Ask
@@ -16,15 +16,16 @@ class EmptyPrompt(Check):
     severity = Severity.LOW
     why = "Work without input is never a user's: it is a probe or a broken client, and it costs the same."
     refs = ("CWE-20",)
-    fix_corral = "corral guard http://localhost:8080 (generation.allow_empty_prompt is off)"
+    fix_corral = "{guard}"
+    fix_means = "generation.allow_empty_prompt is off"
     fix_other = "none before the server: proxies do not parse bodies"
     probe = Ask(text="")
 
     def judge(self, seen: Sequence[Observation]) -> Finding:
-        """An answer with status 200 is vulnerable, a 4xx is safe."""
+        """An answer with status 200 is vulnerable, a 4xx is safe, but for one that is about the number of requests."""
         for observation in seen:
             if observation.reply is Reply.ALLOW:
                 return self.vulnerable(observation.told())
-            if observation.reply is Reply.REJECT or refused_unheard([observation]):
+            if observation.reply in (Reply.REJECT, Reply.AUTH):
                 return self.safe(observation.told())
-        return self.inconclusive(*(observation.told() for observation in seen))
+        return self.inconclusive(*told(seen))

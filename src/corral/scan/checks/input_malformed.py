@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from corral.scan.checks.base import Check, answered, refused_unheard
+from corral.scan.checks.base import Check, answered, shut_out, told
 from corral.scan.finding import Finding, Severity
 from corral.scan.observation import Observation, Reply
 from corral.scan.probes.single import Bodies
@@ -19,7 +19,8 @@ class MalformedInput(Check):
     severity = Severity.MEDIUM
     why = "A 5xx sends clients into retries, and says that the input reached code that did not expect it."
     refs = ("OWASP API8:2023", "CWE-20", "CWE-755", "CWE-209")
-    fix_corral = "corral guard http://localhost:8080 (bodies are parsed strictly and written anew)"
+    fix_corral = "{guard}"
+    fix_means = "bodies are parsed strictly and written anew"
     fix_other = "none before the server: proxies do not parse bodies"
     probe = Bodies(
         bodies=(
@@ -35,7 +36,7 @@ class MalformedInput(Check):
     def judge(self, seen: Sequence[Observation]) -> Finding:
         """5xx, a trace in the answer, no answer at all, or a slow one is vulnerable."""
         heard = answered(seen)
-        bad = [o.told() for o in heard if o.reply is Reply.FAULT]
+        bad = told([o for o in heard if o.reply is Reply.FAULT])
         bad += [
             f"{o.told()}: the answer shows the server's inside"
             for o in heard
@@ -44,12 +45,12 @@ class MalformedInput(Check):
         bad += [o.told() for o in heard if o.seconds > _SLOW and o.told() not in bad]
         if bad:
             return self.vulnerable(*bad)
-        if refused_unheard(heard):
-            return self.safe("refused before it was parsed", *(observation.told() for observation in heard[:2]))
+        if shut_out(heard):
+            return self.safe("refused before it was parsed", *told(heard[:2]))
         rejected = sum(observation.reply in (Reply.REJECT, Reply.AUTH) for observation in heard)
         if 2 * rejected >= len(seen) > 0:
             return self.safe(f"{rejected} of {len(seen)} malformed bodies were refused with 4xx, none with 5xx")
-        return self.inconclusive(*(observation.told() for observation in seen))
+        return self.inconclusive(*told(seen))
 
 
 def _shows_inside(seen: Observation) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from corral.scan.checks.base import Check, refused_unheard
+from corral.scan.checks.base import Check, shut_out, told
 from corral.scan.finding import Finding, Severity
 from corral.scan.observation import Observation, Reply
 from corral.scan.probes.many import Load
@@ -22,7 +22,7 @@ class Degradation(Check):
     severity = Severity.HIGH
     why = "A handful of requests at once is enough to make every other user wait; nothing refuses or bounds them."
     refs = ("OWASP API4:2023", "CWE-400")
-    fix_corral = "corral guard http://localhost:8080 --max-concurrent 4"
+    fix_corral = "{guard} --max-concurrent 4"
     fix_other = "nginx: limit_conn_zone $binary_remote_addr zone=c:10m; limit_conn c 2; limit_conn_status 429"
     probe = Load()
 
@@ -31,13 +31,15 @@ class Degradation(Check):
 
         The amount is 500 ms, or twice the time alone where that is less: a tiny model has no 500 ms to lose.
         """
-        if refused_unheard(seen):
-            return self.safe("no request was let in, so an outsider can load nothing", *_kinds(seen))
+        if shut_out(seen):
+            return self.safe("without a key no request is let in, so an outsider can load nothing", *told(seen[:1]))
         refused = [observation for observation in seen if observation.reply in (Reply.DENY, Reply.OVERLOAD)]
         alone = [o.first_byte for o in seen if o.sent == "alone" and o.reply is Reply.ALLOW]
         loaded = [o.first_byte for o in seen if o.sent == "loaded" and o.reply is Reply.ALLOW]
+        served = len(alone) + len(loaded)
+        if refused and not served:
+            return self.inconclusive(f"even one request at a time was refused with {refused[0].status}")
         if refused:
-            served = len(alone) + len(loaded)
             return self.safe(
                 f"load is shed: {len(refused)} requests were refused with {refused[0].status}, {served} served"
             )
@@ -56,7 +58,3 @@ class Degradation(Check):
         if p < ALPHA and after >= RATIO * before and after - before >= least:
             return self.vulnerable(*evidence)
         return self.safe(*evidence)
-
-
-def _kinds(seen: Sequence[Observation]) -> tuple[str, ...]:
-    return tuple(sorted({f"{observation.status}" for observation in seen}))

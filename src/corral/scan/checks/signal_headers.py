@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from corral.scan.checks.base import Check
+from corral.scan.checks.tokens_unbounded import UnboundedTokens
 from corral.scan.finding import Finding, Severity
 from corral.scan.observation import Observation, Reply
-from corral.scan.probes.single import Ask
 
 _NAMES = ("ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-limit-requests")
 
@@ -18,9 +18,10 @@ class NoQuotaHeaders(Check):
     severity = Severity.LOW
     why = "Clients that cannot see their quota run into it, and then retry blindly, which makes every overload worse."
     refs = ("IETF draft-ietf-httpapi-ratelimit-headers",)
-    fix_corral = "corral guard sends RateLimit, RateLimit-Policy, X-RateLimit-* and x-ratelimit-*-requests by itself"
+    fix_corral = "{guard}"
+    fix_means = "it sends RateLimit, RateLimit-Policy, X-RateLimit-* and x-ratelimit-*-requests by itself"
     fix_other = "nginx has no such headers; Envoy: enable_x_ratelimit_headers: DRAFT_VERSION_03"
-    probe = Ask()
+    probe = UnboundedTokens.probe
 
     def judge(self, seen: Sequence[Observation]) -> Finding:
         """Any of the headers, in any of their forms, is enough."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from corral.scan.checks.base import Check, refused_unheard
+from corral.scan.checks.base import Check, shut_out, told
 from corral.scan.finding import Finding, Severity
 from corral.scan.observation import Observation, Reply
 from corral.scan.probes.single import Generate
@@ -19,7 +19,7 @@ class UnboundedTokens(Check):
     severity = Severity.HIGH
     why = "One request holds a slot until the context is full, or for ever: a few of them are a denial of service."
     refs = ("OWASP LLM10:2025", "OWASP API4:2023", "CWE-1284")
-    fix_corral = "corral guard http://localhost:8080 --max-tokens 2048"
+    fix_corral = "{guard} --max-tokens 2048"
     fix_other = "no proxy can do it without reading bodies; llama-server's -n is a default, not a limit"
     probe = Generate(maxima=(None, -1, 10**6, 2**63))
 
@@ -29,15 +29,15 @@ class UnboundedTokens(Check):
         A limit that the answer declares in X-Corral-Max-Tokens is a claim: it is read to its end where that can be
         done, and what passes it is vulnerable all the same.
         """
-        if refused_unheard(seen):
-            return self.safe("refused before anything was generated", *(o.told() for o in seen[:2]))
+        if shut_out(seen):
+            return self.safe("without a key nothing is generated", *told(seen[:1]))
         judged = [_one(observation, self.probe.most) for observation in seen if observation.reply is not Reply.DENY]
         unbounded = [text for verdict, text in judged if verdict is False]
         if unbounded:
             return self.vulnerable(*unbounded)
-        if judged and all(verdict is True for verdict, _ in judged):
+        if len(judged) == len(seen) and judged and all(verdict is True for verdict, _ in judged):
             return self.safe(*(text for _, text in judged))
-        return self.inconclusive(*(text for _, text in judged), *(o.told() for o in seen if o.reply is Reply.DENY))
+        return self.inconclusive(*(text for _, text in judged), *told([o for o in seen if o.reply is Reply.DENY]))
 
 
 def _one(seen: Observation, most: int) -> tuple[bool | None, str]:

@@ -14,6 +14,11 @@ class Probe(Protocol):
         """0 looks, 1 asks, 2 loads, 3 exhausts."""
         ...
 
+    @property
+    def inside(self) -> bool:
+        """Whether it is about what those meet who are let in: where a stranger is not, it need not be sent."""
+        ...
+
     async def send(self, wire: Wire) -> list[Observation]:
         """Send it, and return what was seen, in order; fewer than wanted where the budget ends."""
         ...

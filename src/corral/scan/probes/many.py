@@ -15,6 +15,7 @@ class Burst:
     requests: int = 50
     at_once: int = 10
     phase: int = 3
+    inside: bool = False
 
     async def send(self, wire: Wire) -> list[Observation]:
         """Send the burst. Stops early once ten requests in a row were refused: that proves what is to be proved."""
@@ -27,7 +28,8 @@ class Burst:
                     return
                 try:
                     body = wire.chat(f"Burst {number}.", max_tokens=1)
-                    seen.append(await wire.post(body, f"POST {wire.path}: request {number + 1} of a burst, 1 token"))
+                    sent = f"POST {wire.path}: request {number + 1} of a burst, 1 token"
+                    seen.append(await wire.post(body, sent, patient=False))
                 except BudgetSpentError:
                     return
 
@@ -50,8 +52,9 @@ class Load:
 
     rounds: int = 3
     at_once: int = 12
-    tokens: int = 64
+    tokens: int = 32
     phase: int = 2
+    inside: bool = True
 
     async def send(self, wire: Wire) -> list[Observation]:
         """Send the rounds; stops at the first refusal, since a load that is refused cannot be made."""
@@ -73,5 +76,7 @@ class Load:
 
     async def _one(self, wire: Wire, number: str, together: int) -> Observation:
         body = wire.chat(f"Count the waves, {number}.", max_tokens=self.tokens, stream=True)
-        sent = "alone" if together == 1 else "loaded"
-        return await wire.post(body, sent, tokens=self.tokens, most_events=self.tokens + 8)
+        alone = together == 1
+        return await wire.post(
+            body, "alone" if alone else "loaded", tokens=self.tokens, most_events=self.tokens + 8, patient=alone
+        )

@@ -1,16 +1,11 @@
 """Single requests, one after the other."""
 
-import asyncio
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from corral.scan.budget import BudgetSpentError
 from corral.scan.observation import Observation, Reply
 from corral.scan.wire import Wire
-
-_LONGEST_WAIT = 10
-"""Seconds that a probe waits at most because it was told to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +14,7 @@ class Look:
 
     paths: tuple[str, ...]
     phase: int = 0
+    inside: bool = False
 
     async def send(self, wire: Wire) -> list[Observation]:
         """Fetch each path."""
@@ -34,9 +30,14 @@ class Ask:
     routes: tuple[str, ...] = ()
     phase: int = 1
 
+    @property
+    def inside(self) -> bool:
+        """Only what is asked without the key, though there is one, is about the door."""
+        return self.authorised
+
     async def send(self, wire: Wire) -> list[Observation]:
         """Ask once on each route (on the usual one if none is named)."""
-        seen = []
+        seen: list[Observation] = []
         for route in self.routes or (wire.path,):
             native = route in ("/completion", "/completions")
             body: dict[str, Any] = (
@@ -45,21 +46,11 @@ class Ask:
             key = "with the key" if self.authorised and wire.key else "without a key"
             shown = f"“{self.text}”" if self.text else "an empty prompt"
             sent = f"POST {route}: {shown}, 1 token, {key}"
-            answer = await wire.post(body, sent, path=route, authorised=self.authorised)
-            wait = _short_wait(answer)
-            if wait is not None and not self.authorised:  # throttled, which says nothing of what a calmer client gets
-                await asyncio.sleep(wait)
-                answer = await wire.post(body, sent, path=route, authorised=self.authorised)
-            seen.append(answer)
+            try:
+                seen.append(await wire.post(body, sent, path=route, authorised=self.authorised))
+            except BudgetSpentError:
+                break
         return seen
-
-
-def _short_wait(answer: Observation) -> float | None:
-    """Read how long a refused request should wait, if that is short enough to do so."""
-    said = answer.headers.get("retry-after", "")
-    if answer.reply is Reply.DENY and re.fullmatch("[0-9]{1,3}", said) and int(said) <= _LONGEST_WAIT:
-        return float(said)
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +59,31 @@ class Bodies:
 
     bodies: tuple[tuple[str, bytes], ...]
     phase: int = 1
+    inside: bool = False
 
     async def send(self, wire: Wire) -> list[Observation]:
-        """Post each body."""
-        return [await wire.post(data, f"POST {wire.path}: {name}", timeout=5.0) for name, data in self.bodies]
+        """Post each body, until one is turned away for want of a key: then none is looked at."""
+        seen: list[Observation] = []
+        for name, data in self.bodies:
+            seen.append(await wire.post(data, f"POST {wire.path}: {name}", timeout=5.0))
+            if seen[-1].reply is Reply.AUTH:
+                break
+        return seen
 
 
 @dataclass(frozen=True, slots=True)
 class Generate:
     """Ask for streams of so many tokens (None leaves the maximum out), and stop reading after `most` or `seconds`.
 
-    Where the answer declares a limit of its own (up to 4,096 tokens), reading goes on to one token more than that.
+    Where the answer declares a limit of its own (up to 4,096 tokens), reading goes on to one token more than that. The
+    first stream that passes `most` tokens proves what is to be proved, and the rest are not asked for.
     """
 
     maxima: tuple[int | None, ...]
     most: int = 300
     seconds: float = 5.0
     phase: int = 1
+    inside: bool = True
 
     async def send(self, wire: Wire) -> list[Observation]:
         """Ask for each stream in turn."""
@@ -101,6 +100,8 @@ class Generate:
                 )  # fmt: skip
             except BudgetSpentError:
                 break
+            if not seen[-1].ended and seen[-1].events > self.most and "x-corral-max-tokens" not in seen[-1].headers:
+                break
         return seen
 
 
@@ -110,9 +111,10 @@ class Oversize:
 
     size: int
     phase: int = 1
+    inside: bool = False
 
     async def send(self, wire: Wire) -> list[Observation]:
-        """Send each, a piece at a time, until an answer comes."""
+        """Send each, a piece at a time, until an answer comes; the second only if the first got past the door."""
         credential = f"Authorization: Bearer {wire.key}\r\n" if wire.key else ""
         head = (
             f"POST {wire.path} HTTP/1.1\r\nHost: {wire.target.authority}\r\nUser-Agent: corral-scan\r\n{credential}"
@@ -124,7 +126,7 @@ class Oversize:
         chunk = b"10000\r\n" + piece + b"\r\n"
         chunked = [f"{head}Transfer-Encoding: chunked\r\n\r\n".encode(), *[chunk] * count, b"0\r\n\r\n"]
         size = f"{self.size // 2**20} MiB"
-        return [
-            await wire.raw(with_length, f"POST {wire.path}: {size} with Content-Length"),
-            await wire.raw(chunked, f"POST {wire.path}: {size} chunked"),
-        ]
+        seen = [await wire.raw(with_length, f"POST {wire.path}: {size} with Content-Length")]
+        if seen[0].reply is not Reply.AUTH or not seen[0].early:
+            seen.append(await wire.raw(chunked, f"POST {wire.path}: {size} chunked"))
+        return seen

@@ -3,6 +3,7 @@
 from typing import Any
 
 from corral.scan.checks import CHECKS
+from corral.scan.report.fix import fix_command
 from corral.scan.report.model import Report
 
 SCHEMA = 1
@@ -14,12 +15,15 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "target": report.target,
+        "error": None,
         "server": report.server,
         "server_evidence": list(report.server_evidence),
         "vantage": report.vantage,
         "grade": report.grade,
         "score": report.score,
+        "no_grade": report.no_grade or None,
         "stopped": report.stopped or None,
+        "throttled": report.throttled or None,
         "not_tested": list(report.not_tested),
         "checks": [
             {
@@ -29,7 +33,11 @@ def as_json(report: Report) -> dict[str, Any]:
                 "severity": finding.severity.value,
                 "evidence": list(finding.evidence),
                 "why": checks[finding.check].why,
-                "fix": {"corral": checks[finding.check].fix_corral, "other": checks[finding.check].fix_other},
+                "fix": {
+                    "corral": fix_command(checks[finding.check], report.target),
+                    "means": checks[finding.check].fix_means or None,
+                    "other": checks[finding.check].fix_other,
+                },
                 "refs": list(checks[finding.check].refs),
             }
             for finding in report.findings

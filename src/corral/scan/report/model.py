@@ -16,17 +16,24 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of a scan. `vantage` is "with a key" or "without a key"; `stopped` says why it ended early, or ""."""
+    """The result of a scan.
+
+    `vantage` is "with a key" or "without a key"; `grade` and `score` are None where too little could be told, and
+    `no_grade` says why, or is ""; `stopped` says why the scan ended early, `throttled` that it was refused for the
+    number of its requests, or they are "".
+    """
 
     target: str
     server: str
     server_evidence: tuple[str, ...]
     vantage: str
-    grade: str
-    score: int
+    grade: str | None
+    score: int | None
+    no_grade: str
     findings: tuple[Finding, ...]
     not_tested: tuple[str, ...]
     stopped: str
+    throttled: str
     spent: Spent
 
     def worst(self) -> Severity | None:

@@ -9,6 +9,7 @@ from rich.text import Text
 from corral.scan.checks import CHECKS
 from corral.scan.checks.base import Check
 from corral.scan.finding import Finding, Verdict
+from corral.scan.report.fix import fix_command
 from corral.scan.report.model import Report
 
 _GRADE_COLOURS = {"A+": "green", "A": "green", "B": "yellow", "C": "yellow", "D": "red", "F": "red"}
@@ -21,12 +22,15 @@ _MARKS = {
 
 def show(report: Report, console: Console) -> None:
     """Print the report."""
-    colour = _GRADE_COLOURS[report.grade]
+    colour = _GRADE_COLOURS[report.grade] if report.grade is not None else "yellow"
+    points = f"{report.score}/100   " if report.score is not None else ""
     head = Text.assemble(
-        ("Grade ", "bold"), (report.grade, f"bold {colour}"), f"   {report.score}/100   {report.target}   "
+        ("Grade ", "bold"), (report.grade or "?", f"bold {colour}"), f"   {points}{report.target}   "
         f"{report.server}   {report.vantage}",
     )  # fmt: skip
     console.print(Panel(head, border_style=colour, expand=False))
+    if report.no_grade:
+        console.print(f"[yellow]No grade:[/] {escape(report.no_grade)}")
     ranked = sorted(report.findings, key=_worst_first)
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for finding in ranked:
@@ -34,10 +38,20 @@ def show(report: Report, console: Console) -> None:
         table.add_row(_MARKS[finding.verdict], finding.severity.value, finding.check, escape(check.title))
     console.print(table)
     for finding in ranked:
-        if finding.verdict is not Verdict.SAFE:
+        if finding.verdict is not Verdict.SAFE and finding.check not in report.not_tested:
             console.print(_details(finding))
+        if finding.verdict is Verdict.VULNERABLE:
+            check = _check(finding)
+            # A command that is wrapped could not be pasted.
+            console.print(f"  [green]fix:[/] {escape(fix_command(check, report.target))}", soft_wrap=True)
+            if check.fix_means:
+                console.print(f"       [dim]{escape(check.fix_means)}[/]")
+            console.print(f"  [dim]or:[/]  {escape(check.fix_other)}", soft_wrap=True)
     if report.not_tested:
-        console.print(f"[yellow]Not tested:[/] {', '.join(report.not_tested)} ({escape(report.stopped)})")
+        why = f" ({escape(report.stopped)})" if not report.no_grade else ""
+        console.print(f"[yellow]Not tested:[/] {', '.join(report.not_tested)}{why}")
+    if report.throttled:
+        console.print(f"\n[yellow]{escape(report.throttled)}[/]")
     spent = report.spent
     console.print(f"[dim]Spent {spent.requests} requests, {spent.tokens} tokens, {spent.seconds:.1f} seconds.[/]")
 
@@ -59,6 +73,4 @@ def _details(finding: Finding) -> Group:
     lines += [f"  {escape(text)}" for text in finding.evidence]
     if finding.verdict is Verdict.VULNERABLE:
         lines.append(f"  [italic]{escape(check.why)}[/]")
-        lines.append(f"  [green]fix:[/] {escape(check.fix_corral)}")
-        lines.append(f"  [dim]or:[/]  {escape(check.fix_other)}")
     return Group(*lines)
