@@ -1,14 +1,16 @@
 """Places at the server: so many run at once, so many wait in a bounded queue, and nobody waits for ever.
 
-Pure: the caller tells the time, and starts whoever a call returns.
+Pure: the caller tells the time, in seconds, and starts whoever a call returns.
 """
 
 import math
-from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+from corral.engine.fairqueue import FairQueue
+
+T = TypeVar("T", bound=Hashable)
 
 _WEIGHT = 0.1
 """The share of the newest service in the mean service time."""
@@ -20,10 +22,14 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """The request stands in the queue until `deadline`, in seconds."""
+class Waiting(Generic[T]):
+    """The request stands in the queue until `deadline`, in seconds.
+
+    `displaced` had to leave the queue for it, newest first: they have ended, and the caller refuses them.
+    """
 
     deadline: float
+    displaced: tuple[T, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,66 +43,136 @@ _RUNNING = Running()
 
 
 class Admission(Generic[T]):
-    """Hands out `max_running` places, first come first served; `max_waiting` may wait, `max_wait` seconds each.
+    """Hands out `max_running` places; who waits is served by virtual token counter (see `fairqueue`).
 
-    Whoever was given a place, or stands in the queue, must be ended by `abandon` exactly once, except those that
-    `expire` returns.
+    `max_waiting` may wait, of `max_waiting_bytes` together, `max_wait` seconds each. When the queue is full, a client
+    that holds little of it displaces the newest tickets of the one that holds most: no flood keeps others out.
+
+    A place is never free while somebody waits. Whoever was given a place, or stands in the queue, must be ended by
+    `abandon` exactly once, except those that `expire` returns and those that were displaced.
+
+    While nobody waits there is nothing to share, so nothing is counted: entering and leaving take 0.35 µs together,
+    much as without any fairness. Those that run are counted as soon as somebody has to wait.
     """
 
-    def __init__(self, max_running: int, max_waiting: int, max_wait: float) -> None:
+    def __init__(
+        self, max_running: int, max_waiting: int, max_wait: float, max_waiting_bytes: float = math.inf
+    ) -> None:
         self._max_running = max_running
         self._max_waiting = max_waiting
         self._max_wait = max_wait
-        self._running: dict[T, float] = {}
-        self._queue: OrderedDict[T, float] = OrderedDict()
+        self._max_waiting_bytes = max_waiting_bytes
+        self._room = max_running
+        """How many may run uncounted: the places less those that are counted."""
+        self._uncounted: dict[T, tuple[float, Hashable, float, float, float]] = {}
+        """Since when it runs, its client, weight and estimate, and the service it has used."""
+        self._counted: dict[T, float] = {}
+        """Since when it runs."""
+        self._queue: FairQueue[T] = FairQueue()
         self._service = 1.0
 
     @property
     def running(self) -> int:
         """How many have a place."""
-        return len(self._running)
+        return len(self._uncounted) + len(self._counted)
 
     @property
     def waiting(self) -> int:
         """How many stand in the queue."""
         return len(self._queue)
 
-    def enter(self, ticket: T, now: float) -> Running | Waiting | Refused:
-        """Ask for a place."""
-        if len(self._running) < self._max_running:
-            self._running[ticket] = now
+    @property
+    def waiting_bytes(self) -> int:
+        """What stands in the queue, in bytes."""
+        return self._queue.size
+
+    @property
+    def known_clients(self) -> int:
+        """How many clients are remembered."""
+        return self._queue.known
+
+    def enter(
+        self,
+        ticket: T,
+        now: float,
+        *,
+        client: Hashable,
+        weight: float = 1.0,
+        estimate: float = 1.0,
+        size_bytes: int = 0,
+    ) -> Running | Waiting[T] | Refused:
+        """Ask for a place for a ticket that is new.
+
+        `client` is who is counted; one of twice the `weight` (> 0) gets twice the service. `estimate` (≥ 0, see
+        `fairqueue.service`) is what the request will use; it counts from its start until it is settled.
+        """
+        if len(self._uncounted) < self._room:
+            self._uncounted[ticket] = (now, client, weight, estimate, 0.0)
             return _RUNNING
-        if len(self._queue) >= self._max_waiting:
-            return Refused(self.expected_wait())
-        self._queue[ticket] = now + self._max_wait
-        return Waiting(now + self._max_wait)
+        queue = self._queue
+        displaced: tuple[T, ...] = ()
+        if len(queue) >= self._max_waiting or queue.size + size_bytes > self._max_waiting_bytes:
+            displaced = queue.displace(client, size_bytes, self._max_waiting, self._max_waiting_bytes)
+            if not displaced:
+                return Refused(self.expected_wait())
+        if self._uncounted:
+            self._count()
+        deadline = now + self._max_wait
+        queue.join(ticket, client, weight=weight, estimate=estimate, size=size_bytes, deadline=deadline)
+        return Waiting(deadline, displaced)
+
+    def charge(self, ticket: T, service: float) -> None:
+        """Add service (≥ 0, see `fairqueue.service`) that a running ticket has received. Others are passed over."""
+        uncounted = self._uncounted.get(ticket)
+        if uncounted is None:
+            self._queue.charge(ticket, service)
+        else:
+            since, client, weight, estimate, used = uncounted
+            self._uncounted[ticket] = (since, client, weight, estimate, used + service)
+
+    def settle(self, ticket: T, service: float) -> None:
+        """Replace the estimate of a running ticket by the service it used in all, before it is abandoned.
+
+        What was charged is part of that. A ticket that is not settled is taken to have used its estimate.
+        """
+        uncounted = self._uncounted.get(ticket)
+        if uncounted is None:
+            self._queue.settle(ticket, service)
+        else:
+            self._uncounted[ticket] = (*uncounted[:3], service, service)
 
     def abandon(self, ticket: T, now: float) -> list[T]:
         """End a ticket, running or waiting; one that is neither is passed over. Returns who runs now in its stead."""
-        since = self._running.pop(ticket, None)
+        uncounted = self._uncounted.pop(ticket, None)
+        if uncounted is not None:
+            self._service += _WEIGHT * (now - uncounted[0] - self._service)
+            return []
+        since = self._counted.pop(ticket, None)
         if since is None:
-            self._queue.pop(ticket, None)
+            self._queue.leave(ticket)
             return []
         self._service += _WEIGHT * (now - since - self._service)
-        started: list[T] = []
-        while self._queue and len(self._running) < self._max_running:
-            following, _ = self._queue.popitem(last=False)
-            self._running[following] = now
-            started.append(following)
-        return started
+        self._queue.end(ticket)
+        if not self._queue:
+            self._room += 1
+            return []
+        following = self._queue.start()
+        self._counted[following] = now
+        return [following]
 
     def expire(self, now: float) -> list[T]:
         """Take out of the queue who has waited too long."""
-        overdue: list[T] = []
-        while self._queue:
-            ticket, deadline = next(iter(self._queue.items()))
-            if deadline > now:
-                break
-            del self._queue[ticket]
-            overdue.append(ticket)
-        return overdue
+        return self._queue.expire(now) if self._queue else []
 
     def expected_wait(self) -> float:
         """Predict when there will be a place, in seconds: the queue's length times the mean service, ≥ 1."""
         rounds = (len(self._queue) + 1) / self._max_running
         return float(min(max(1, math.ceil(rounds * self._service)), max(1, math.ceil(2 * self._max_wait))))
+
+    def _count(self) -> None:
+        """Count those that run, because somebody has to wait."""
+        for ticket, (since, client, weight, estimate, used) in self._uncounted.items():
+            self._queue.count(ticket, client, weight=weight, estimate=estimate, used=used)
+            self._counted[ticket] = since
+        self._room -= len(self._uncounted)
+        self._uncounted.clear()

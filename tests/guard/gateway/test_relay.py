@@ -3,10 +3,11 @@
 import asyncio
 import threading
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
-from corral.policy.model import Bounds, Concurrency, LimitRule, Policy, Quota, Upstream
+from corral.policy.model import ApiKey, Bounds, Concurrency, LimitRule, Policy, Quota, Upstream
 
 OPEN = Policy(auth="none")
 EVENTS = [b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'] * 3 + [
@@ -187,6 +188,38 @@ def test_a_full_queue_refuses_and_gives_the_quota_back(start_guard):
         assert first.recv(4096).startswith(b"HTTP/1.1 200 ")
     assert guard.exchange().startswith(b"HTTP/1.1 200 ")
     assert guard.exchange().startswith(b"HTTP/1.1 429 ")
+
+
+def test_a_flood_gives_its_newest_place_in_the_queue_to_another_client(start_guard):
+    keys = tuple(ApiKey(name=name, sha256=sha256(name.encode()).hexdigest()) for name in ("flood", "other"))
+    policy = Policy(auth="keys", keys=keys, concurrency=Concurrency(max_running=1, max_waiting=2))
+    guard = start_guard(hang, policy)
+    body = b'{"messages":[{"role":"user","content":"hi"}]}'
+
+    def ask(key):
+        connection = guard.connect()
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %b\r\n"
+            b"Content-Length: %d\r\n\r\n" % (key, len(body)) + body
+        )
+        return connection
+
+    async def until(running, waiting):
+        while (guard.guard.running, guard.guard.waiting) != (running, waiting):
+            await asyncio.sleep(0.005)
+
+    connections = []
+    for waiting in range(3):
+        connections.append(ask(b"flood"))
+        guard.call(asyncio.wait_for(until(1, waiting), 10))
+    connections.append(ask(b"other"))
+    answer = connections[2].recv(4096)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: " in answer
+    assert (guard.guard.running, guard.guard.waiting) == (1, 2)
+    for connection in connections:
+        connection.close()
+    guard.call(asyncio.wait_for(until(0, 0), 10))
 
 
 def test_who_waits_too_long_is_refused(start_guard):

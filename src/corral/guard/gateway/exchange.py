@@ -287,8 +287,11 @@ class Exchange:
 
     def _end(self, ending: str, status: int, refused: str = "") -> None:
         self._ended = True
-        self._core.leave(self)
-        usage = self._usage() if status == 200 else None
+        usage = None
+        try:
+            usage = self._usage() if status == 200 else None
+        finally:
+            self._core.leave(self, usage)
         self._core.finished(self, ending, status, refused, usage, place_at=self._place_at,
                             queued_at=self._queued_at, first_byte=self._first_byte, sent=self._sent)  # fmt: skip
         self._kept.clear()
