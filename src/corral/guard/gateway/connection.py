@@ -56,6 +56,8 @@ class ClientConnection:
         self._begun = 0
         self._in_head = True
         self._unframed = 0
+        self._silent = 0
+        self._heard = False
         self._most_unframed = self._bounds.max_head + 8 * self._bounds.max_body
         self._read_size = 0
         self._ahead: deque[Incoming] = deque()
@@ -140,14 +142,17 @@ class ClientConnection:
     def _bound_unfinished(self, was_in_head: bool, began: bool) -> None:  # noqa: FBT001  # on the hot path
         """Bound what a request brings before it is complete: its head, and chunk framing that carries no body.
 
-        What a read brought before a request `began` in it belongs to the requests before.
+        What a read brought before a request `began` in it belongs to the requests before. llhttp is silent until a
+        field has ended, so reads that it says nothing of are counted too.
         """
+        self._silent = 0 if self._heard else self._silent + self._read_size
+        self._heard = False
         if began:
             if self._current is None:
                 self.expect_by(self._core.now() + self._bounds.head_timeout)
         elif was_in_head or not self._in_head:
             self._unframed += self._read_size
-        if self._in_head and self._unframed > self._bounds.max_head:
+        if (self._unframed if self._in_head else self._silent) > self._bounds.max_head:
             self._break_off("headers_too_large", f"The head is longer than {self._bounds.max_head} bytes.")
         elif self._unframed > self._most_unframed:
             self._break_off("payload_too_large", "The request is longer than its body accounts for.")
@@ -192,6 +197,7 @@ class ClientConnection:
         self._in_head = True
         self._unframed = 0
         self._trailers = 0
+        self._silent = 0
 
     def on_url(self, target: bytes) -> None:
         """Collect the request target."""
@@ -230,6 +236,7 @@ class ClientConnection:
 
     def on_body(self, data: bytes) -> None:
         """Collect the body within its bound, or throw it away if its request is refused."""
+        self._heard = True
         incoming = self._incoming
         if incoming is self._current:
             if self._visit is None:

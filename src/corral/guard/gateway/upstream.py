@@ -53,6 +53,8 @@ class UpstreamConnection:
         self._used = False
         self._began = False
         self._head_size = 0
+        self._silent = 0
+        self._heard = False
         self._in_answer = False
         self._complete = False
         self._poisoned = False
@@ -118,6 +120,12 @@ class UpstreamConnection:
             self._fail(f"the server's answer is not valid HTTP: {error.__context__ or error}")
             return
         if self.reader is not reader:
+            return
+        # llhttp is silent until a field has ended: reads that it says nothing of are a head without end.
+        self._silent = 0 if self._heard else self._silent + len(data)
+        self._heard = False
+        if self._silent > _MAX_HEAD:
+            self._fail("the head of the server's answer is too long")
             return
         reader.answer_flush()
         if self._complete:
@@ -201,6 +209,7 @@ class UpstreamConnection:
 
     def on_headers_complete(self) -> None:
         """Hand the head over."""
+        self._heard = True
         status = self._parser.get_status_code()
         if status < 100:
             self._fail("the server's answer is not valid HTTP: its status is no status")
@@ -210,6 +219,7 @@ class UpstreamConnection:
 
     def on_body(self, data: bytes) -> None:
         """Hand a piece of the body over."""
+        self._heard = True
         if self.reader is not None and self._in_answer and not self._complete:
             self.reader.answer_body(data)
 
