@@ -1,9 +1,12 @@
 """What a scan makes of how it is received: no endpoint, a refused key, a server that does not serve, a throttled scan."""
 
+import asyncio
+
 import pytest
 
 from corral.errors import TargetError
-from corral.scan import scan
+from corral.scan import scan, scan_async
+from corral.scan.checks.load_degradation import Degradation
 from corral.scan.finding import Verdict
 from corral.scan.report.json import as_json
 from scripted_targets import answering
@@ -145,3 +148,19 @@ def test_one_stream_that_does_not_end_is_proof_enough():
     assert verdicts(report)["tokens.unbounded"] is Verdict.VULNERABLE
     (finding,) = [finding for finding in report.findings if finding.check == "tokens.unbounded"]
     assert len(finding.evidence) == 1
+
+
+def test_one_lost_connection_is_no_end_of_the_load():
+    streams = 0
+
+    def inference(_headers):
+        nonlocal streams
+        streams += 1
+        if streams == 10:
+            raise ConnectionError
+        return 200, {"Content-Type": "text/event-stream"}, "".join('data: {"x": 1}\n\n' for _ in range(8))
+
+    with answering(endpoint(inference)) as url:
+        report = asyncio.run(scan_async(url, checks=(Degradation(),)))
+    assert verdicts(report)["load.degradation"] is not Verdict.INCONCLUSIVE
+    assert "(35 requests)" in report.findings[0].evidence[0]

@@ -57,7 +57,10 @@ class Load:
     inside: bool = True
 
     async def send(self, wire: Wire) -> list[Observation]:
-        """Send the rounds; stops at the first refusal, since a load that is refused cannot be made."""
+        """Send the rounds; stops at the first refusal, since a load that is refused cannot be made.
+
+        A request without an answer may have met a kept connection just as the server closed it: only several end it.
+        """
         seen: list[Observation] = []
         for turn in range(self.rounds):
             for together in (1, self.at_once):
@@ -70,7 +73,8 @@ class Load:
                         raise answer
                 if any(isinstance(answer, BudgetSpentError) for answer in answers):
                     return seen
-                if any(observation.reply is not Reply.ALLOW for observation in seen):
+                lost = sum(observation.reply is Reply.DEAD for observation in seen)
+                if lost > self.rounds or any(o.reply not in (Reply.ALLOW, Reply.DEAD) for o in seen):
                     return seen
         return seen
 
