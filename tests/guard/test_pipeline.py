@@ -439,3 +439,10 @@ def test_a_plan_is_told_its_own_quotas(start_guard):
     assert header(planned, "X-RateLimit-Limit") == "7"
     other = guard.exchange(headers="X-Api-Key: of-none\r\n")
     assert header(other, "RateLimit-Policy") == '"client";q=30;w=60, "address";q=300;w=60'
+
+
+def test_asking_for_health_without_a_key_is_no_failed_login(start_guard):
+    guard = start_guard(policy=KEYED)
+    for _ in range(30):
+        assert status(guard.send(get("/health"))) == 200
+    assert status(guard.send(get("/v1/models"))) == 401

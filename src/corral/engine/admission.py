@@ -21,15 +21,18 @@ class Running:
     """The request has a place."""
 
 
-@dataclass(frozen=True, slots=True)
 class Waiting(Generic[T]):
     """The request stands in the queue until `deadline`, in seconds.
 
-    `displaced` had to leave the queue for it, newest first: they have ended, and the caller refuses them.
+    `displaced` had to leave the queue for it, newest first: they have ended, and the caller refuses them. No dataclass:
+    mypyc cannot compile a generic one.
     """
 
-    deadline: float
-    displaced: tuple[T, ...] = ()
+    __slots__ = ("deadline", "displaced")
+
+    def __init__(self, deadline: float, displaced: tuple[T, ...] = ()) -> None:
+        self.deadline = deadline
+        self.displaced = displaced
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,18 +159,16 @@ class Pipeline:
             route = self._match(b"GET", path)
         if b"?" in target and key_in_query(target.partition(b"?")[2]):
             return self._key_in_url(route, head, session)
+        # Whether the server is well is told to everybody: who asks without a key has not failed to present one.
+        if route is not None and route.kind is _HEALTH and not (self._check_host and not _host_is_local(head)):
+            return Visit(route, Caller(self._address(head, session), None, ()), NOTHING, None)
         caller = self._caller(head, session, now)
         if type(caller) is Refusal:
-            if route is not None and route.kind is _HEALTH:
-                caller = Caller(self._address(head, session), None, ())
-                return Visit(route, caller, NOTHING, None)
             return caller if route is None else replace(caller, style=route.errors, route=route.name)
         assert isinstance(caller, Caller)
         if route is None or (self._check_host and not _host_is_local(head)):
             return self._stray(path, head, caller, now)
         kind = route.kind
-        if kind is _HEALTH:
-            return Visit(route, caller, NOTHING, None)
         if kind is _STATE or kind is _MANAGEMENT:
             forbidden = self._forbidden(route, caller)
             if forbidden is not None:

@@ -178,15 +178,16 @@ def test_what_a_read_within_a_body_brings_is_not_taken_for_a_head_again(start_gu
     assert [seen.line for seen in guard.server.seen] == ["GET /v1/models HTTP/1.1"]
 
 
-@pytest.mark.parametrize("fields", [b"X: " + b"a" * 20_000, b"X: a\r\n" * 4000])
+@pytest.mark.parametrize("fields", [b"X: " + b"a" * 600_000, b"X: a\r\n" * 4000])
 def test_trailers_count_as_a_head_does(start_guard, fields):
+    """What comes in the same read as the body is not counted yet: a field may be a read longer than the bound."""
     guard = start_guard(policy=OPEN)
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     with guard.connect(3) as client:
         client.sendall(head + b"2\r\n{}\r\n0\r\n")
         try:
-            for start in range(0, len(fields), 1000):
-                client.sendall(fields[start : start + 1000])
+            for start in range(0, len(fields), 4000):
+                client.sendall(fields[start : start + 4000])
             seen = read_all(client)
         except ConnectionError:
             seen = b""
