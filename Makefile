@@ -58,7 +58,8 @@ bench: $(READY) compiled  ## Measure beside nginx and slowapi
 	scripts/install-servers bench
 	$(BIN)/python -m benchmarks
 
-docs: $(READY)  ## Build the site
+docs: $(READY)  ## Write the page of settings, and build the site
+	$(BIN)/python -c 'from corral.policy.reference import reference; print(reference(), end="")' > docs/settings.md
 	$(BIN)/zensical build --clean
 
 lock: $(READY)  ## Renew the lock
