@@ -167,10 +167,16 @@ GuardFactory = Callable[..., RunningGuard]
 def start_guard() -> Iterator[GuardFactory]:
     """Start a guard: `start_guard(handler, policy)`; the policy's addresses are filled in."""
     running: list[tuple[RunningGuard, threading.Thread, asyncio.Server]] = []
+    raised: list[str] = []
+
+    def note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "corral" in repr(context):
+            raised.append(repr(context))
 
     def start(handler: Handler = _chat, policy: Policy | None = None) -> RunningGuard:
         policy = policy if policy is not None else Policy(auth="none")
         loop = uvloop.new_event_loop()
+        loop.set_exception_handler(note)
         thread = threading.Thread(target=loop.run_forever, daemon=True)
         thread.start()
         server, records = ScriptedServer(handler), Records()
@@ -200,3 +206,4 @@ def start_guard() -> Iterator[GuardFactory]:
         guard.loop.call_soon_threadsafe(guard.loop.stop)
         thread.join(10)
         guard.loop.close()
+    assert raised == [], "the guard raised inside the event loop"

@@ -25,6 +25,9 @@ _DISCARD: Final = 64 * 1024
 _LINGER: Final = 2.0
 """Seconds a refused client gets to read the answer before a connection with unread bytes is reset."""
 
+_AT_ONCE: Final = 64 * 1024
+"""Bytes that are written at once before a turn is over: who does not read them must be noticed."""
+
 # Enum members are looked up once: in CPython 3.11 an access through the class takes 0.9 µs, a global 0.02 µs.
 _HEALTH: Final = RouteClass.HEALTH
 _OPENAI: Final = ErrorStyle.OPENAI
@@ -46,6 +49,7 @@ class ClientConnection:
         self._reader = RequestReader(core.policy.bounds, self)
         self._session: Session
         self._pending: list[bytes] = []
+        self._pending_size = 0
         self._visit: Visit | None = None
         self._exchange: Exchange | None = None
         self._discarded = 0
@@ -238,6 +242,9 @@ class ClientConnection:
         if not self._pending:
             self._core.outbox.add(self)
         self._pending.append(data)
+        self._pending_size += len(data)
+        if self._pending_size > _AT_ONCE:
+            self.flush()
 
     def flush(self) -> None:
         """Send what was written."""
@@ -245,6 +252,7 @@ class ClientConnection:
         if pending:
             data = pending[0] if len(pending) == 1 else b"".join(pending)
             pending.clear()
+            self._pending_size = 0
             if not self._transport.is_closing():
                 self._transport.write(data)
 
@@ -281,6 +289,8 @@ class ClientConnection:
         """Have answered a request: begin the next one that is there, or wait for it."""
         self._reader.current = None
         self._visit = None
+        self._request_id = ""
+        self._arrived = 0.0
         if self._core.draining and not self._reader.waiting:
             self._close()
         while self.ready and not self._transport.is_closing():
@@ -289,10 +299,15 @@ class ClientConnection:
                 break
             self.begin(incoming)
             self._finish_if_complete(incoming)
-        if self._reader.current is None and not self._lingering:
+        if self._at_rest:
             bounds = self._bounds
             patience = bounds.idle_timeout if self._reader.incoming.complete else bounds.head_timeout
             self.expect_by(self._core.now() + patience)
+
+    @property
+    def _at_rest(self) -> bool:
+        # Apart: mypyc takes `current` to be None still where `_rest` has set it so, whatever was called since.
+        return self._reader.current is None and not self._lingering
 
     def _finish_if_complete(self, incoming: Incoming) -> None:
         """Go on with a request that had arrived whole before its turn came."""
@@ -339,8 +354,9 @@ class ClientConnection:
         """Refuse and close: what follows on this connection cannot be framed, or is not worth reading."""
         if self._transport.is_closing() or self._lingering:
             return
-        if self._exchange is not None:
-            # An answer is under way; an error after it would be read as part of it.
+        current = self._reader.current
+        if self._exchange is not None or (self._visit is not None and current is not None and current.complete):
+            # An answer is under way, or will be; an error would be read as part of it, or in its stead.
             self._transport.abort()
             return
         if not self._request_id:

@@ -139,7 +139,7 @@ class Core:
             exchange.refuse_place(outcome.retry_after)
         elif outcome.displaced:
             for displaced in outcome.displaced:
-                displaced.refuse_place(self.admission.expected_wait())
+                self.loop.call_soon(displaced.refuse_place, self.admission.expected_wait())
 
     def leave(self, exchange: Exchange, usage: Usage | None) -> None:
         """Free the place of `exchange`, or its place in the queue; whoever is next runs."""

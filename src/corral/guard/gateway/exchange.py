@@ -241,6 +241,8 @@ class Exchange:
 
     def refuse_place(self, retry_after: float) -> None:
         """No place: too many wait already, or this one waited too long. The client's quota is given back."""
+        if self._ended:
+            return
         self._core.pipeline.give_back(self.visit, self._core.now())
         route = self.visit.route
         message = f"All places are taken and the queue is full. Please try again in {math.ceil(retry_after)} seconds."

@@ -128,7 +128,7 @@ class UpstreamConnection:
             self._fail("the head of the server's answer is too long")
             return
         reader.answer_flush()
-        if self._complete:
+        if self.reader is reader and self._complete:
             self._end(reader)
 
     def _end(self, reader: AnswerReader) -> None:
