@@ -4,8 +4,9 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import anthropic
@@ -156,12 +157,24 @@ def test_openai_is_told_of_a_limit(guard):
     assert (caught.value.type, caught.value.code) == ("requests", "rate_limit_exceeded")
 
 
-def test_openai_waits_out_a_limit_when_it_is_left_to_retry(guard):
-    running = guard(replace(POLICY, limits=(LimitRule(name="client", quota=Quota(1, 1.0)),)))
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{running.port}/v1", api_key=KEY) as client:
-        ask_openai(client)
-        ask_openai(client)
-    assert [record.status for record in running.settled(3)] == [200, 429, 200]
+def test_openai_comes_back_when_it_was_told_to(guard, monkeypatch):
+    """Left to retry, it waits as long as the guard says; here the place is free as soon as it waits."""
+    running = guard(FULL)
+    waits: list[float] = []
+    with ExitStack() as busy:
+
+        def wait(seconds: float) -> None:
+            waits.append(seconds)
+            busy.close()
+            running.settled(2)  # the refused one, and the one whose client has left
+
+        busy.enter_context(one_running(running))
+        with openai.OpenAI(base_url=f"http://127.0.0.1:{running.port}/v1", api_key=KEY) as client:
+            monkeypatch.setattr(time, "sleep", wait)
+            ask_openai(client)
+    assert [record.status for record in running.settled(3)] == [503, 200, 200]
+    assert waits == [pytest.approx(round(waits[0]))]
+    assert waits[0] >= 1
 
 
 def test_openai_is_told_of_a_wrong_key(guard):
