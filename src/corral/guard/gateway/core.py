@@ -56,7 +56,10 @@ class Core:
         self.quota_headers = QuotaHeaders(policy.limits, {name: limits_of(policy, name) for name in policy.plan})
         self.refusals = RefusalWriter(all_limits(policy), self.quota_headers)
         self.admission: Admission[Exchange] = Admission(
-            policy.concurrency.max_running, policy.concurrency.max_waiting, policy.concurrency.max_wait
+            policy.concurrency.max_running,
+            policy.concurrency.max_waiting,
+            policy.concurrency.max_wait,
+            policy.concurrency.max_waiting_bytes,
         )
         self.draining = False
         self.date = b""
@@ -120,11 +123,13 @@ class Core:
     def enter(self, exchange: Exchange, now: float) -> None:
         """Ask for a place for `exchange`: it runs now, waits, or is refused."""
         visit = exchange.visit
-        key, asked = visit.caller.key, visit.asked
+        caller, asked = visit.caller, visit.asked
+        key, plan = caller.key, caller.plan
         outcome = self.admission.enter(
             exchange,
             now,
-            client=("address", visit.caller.address) if key is None else ("key", key.name),
+            client=("address", caller.address) if key is None else ("key", key.name),
+            weight=1.0 if plan is None else plan.priority,
             estimate=1.0 if asked is None else service(asked.prompt_chars / _CHARS, visit.cap * asked.choices),
             size_bytes=exchange.bytes_in,
         )
