@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
@@ -163,9 +164,9 @@ async def _end(upstream: asyncio.Server) -> None:
 GuardFactory = Callable[..., RunningGuard]
 
 
-@pytest.fixture
-def start_guard() -> Iterator[GuardFactory]:
-    """Start a guard: `start_guard(handler, policy)`; the policy's addresses are filled in."""
+@contextmanager
+def guards() -> Iterator[GuardFactory]:
+    """Start guards: `start(handler, policy)`; the policy's addresses are filled in. All are stopped at the end."""
     running: list[tuple[RunningGuard, threading.Thread, asyncio.Server]] = []
     raised: list[str] = []
 
@@ -199,11 +200,20 @@ def start_guard() -> Iterator[GuardFactory]:
         running.append((guard, thread, upstream))
         return guard
 
-    yield start
-    for guard, thread, upstream in running:
-        guard.call(guard.guard.stop(0))
-        guard.call(_end(upstream))
-        guard.loop.call_soon_threadsafe(guard.loop.stop)
-        thread.join(10)
-        guard.loop.close()
+    try:
+        yield start
+    finally:
+        for guard, thread, upstream in running:
+            guard.call(guard.guard.stop(0))
+            guard.call(_end(upstream))
+            guard.loop.call_soon_threadsafe(guard.loop.stop)
+            thread.join(10)
+            guard.loop.close()
     assert raised == [], "the guard raised inside the event loop"
+
+
+@pytest.fixture
+def start_guard() -> Iterator[GuardFactory]:
+    """Start guards that live as long as one test; see `guards`."""
+    with guards() as start:
+        yield start

@@ -22,9 +22,6 @@ from corral.guard.refusal import REASONS, Refusal, RefusalWriter
 from corral.policy.model import Policy
 from corral.policy.plans import all_limits, limits_of
 
-_RETRY_WHILE_LOADING = 2
-"""Seconds that a client is asked to wait for a server that is still loading its model."""
-
 _MOST_STARTS = 256
 
 _CHARS = 4
@@ -112,8 +109,6 @@ class Core:
             start = b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"Answer"))
             if content_type:
                 start += b"Content-Type: %b\r\n" % content_type
-            if status == 503:
-                start += b"Retry-After: %d\r\n" % _RETRY_WHILE_LOADING
             start += b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
             self._starts[status, content_type] = start
         return start
