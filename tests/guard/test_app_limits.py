@@ -234,8 +234,9 @@ def test_a_limit_above_the_registration_stops_the_start():
     # Mounted, the application is not started by itself: its first request tells.
     with serve_asgi(Starlette(routes=[Mount("/", app)])) as client:
         assert client.get("/it").status == 500
-    with pytest.raises(AssertionError, match="did not start"), serve_asgi(app):
-        pass
+    for start in (app, corral.Guard(app, OPEN, records=Records())):
+        with pytest.raises(AssertionError, match="did not start"), serve_asgi(start):
+            pass
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

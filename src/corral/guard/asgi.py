@@ -101,7 +101,7 @@ class Guard:
             return
         if self._loop is not None and self._loop.is_running():
             raise CorralError("A corral.Guard serves one event loop: give each loop an application of its own.")
-        refuse_unlimited(handlers_of(scope.get("app")))
+        refuse_unlimited(handlers_of(scope.get("app", self._app)))
         self._door.start(loop)
         self._loop = loop
         self._tick()
