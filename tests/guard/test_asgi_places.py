@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from fastapi import BackgroundTasks, FastAPI, Request
 from fastapi.responses import StreamingResponse
+from fastapi.testclient import TestClient
 
 import corral
 from corral.policy.model import Bounds, Concurrency, LimitRule, Log, Policy, Quota
@@ -50,6 +51,14 @@ class Model:
             self.go.wait(20)
             self.ended.set()
             return {"choices": []}
+
+        @app.post("/embedding")
+        async def flood():
+            async def events():
+                while True:
+                    yield b"x" * 65536
+
+            return StreamingResponse(events())
 
         @app.post("/infill")
         async def afterwards(tasks: BackgroundTasks):
@@ -183,6 +192,15 @@ def test_an_answer_that_takes_too_long_is_ended():
     assert [record.ending for record in model.records] == ["timed-out"] * 2
 
 
+def test_a_client_that_does_not_read_loses_its_place():
+    model = Model(replace(NOBODY_WAITS, bounds=Bounds(write_timeout=0.2)))
+    with serve_asgi(model.app) as client, client.connect() as connection:
+        connection.sendall(post({"content": "hi"}, path="/embedding"))
+        wait_for(lambda: len(model.records) == 1)
+        assert model.guard.running == 0
+    assert [(record.status, record.ending) for record in model.records] == [(200, "client-left")]
+
+
 def test_a_cancelled_request_frees_its_place():
     async def forever(scope, receive, send):
         await asyncio.Event().wait()
@@ -226,3 +244,48 @@ def test_a_guard_serves_one_loop():
         await asyncio.to_thread(asyncio.run, elsewhere())
 
     asyncio.run(main())
+
+
+def socket_scope(path: str, headers=()) -> dict:
+    return {"type": "websocket", "path": path, "headers": [(b"host", b"127.0.0.1"), *headers], "query_string": b"",
+            "client": ("127.0.0.1", 1)}  # fmt: skip
+
+
+def shake_hands(guard, times: int) -> list:
+    sent = []
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        sent.append((message["type"], message.get("reason")))
+
+    async def main() -> None:
+        for _ in range(times):
+            await guard(socket_scope("/socket"), receive, send)
+
+    asyncio.run(main())
+    return sent
+
+
+def test_websockets_are_refused_unless_they_are_let_in():
+    async def app(scope, receive, send):
+        await send({"type": "websocket.accept"})
+
+    once = replace(ONE_PLACE, limits=(LimitRule(name="one", quota=Quota(1, 3600.0)),))
+    closed = corral.Guard(app, once, records=Records())
+    assert shake_hands(closed, 1) == [("websocket.close", "websockets are not served")]
+    open_ = corral.Guard(app, once, websockets=True, records=Records())
+    assert shake_hands(open_, 2) == [("websocket.accept", None), ("websocket.close", "quota_exceeded")]
+
+
+def test_an_unknown_scope_is_an_error():
+    with pytest.raises(corral.CorralError, match="does not know the scope"):
+        asyncio.run(corral.Guard(FastAPI(), ONE_PLACE)({"type": "telepathy"}, None, None))
+
+
+def test_counts_outlive_a_loop_as_tests_of_applications_need_it():
+    app = FastAPI()
+    app.add_middleware(corral.Guard, policy=replace(ONE_PLACE, limits=(LimitRule(name="one", quota=Quota(1, 3600.0)),)))
+    client = TestClient(app)
+    assert [client.get("/nowhere").status_code for _ in range(2)] == [404, 429]

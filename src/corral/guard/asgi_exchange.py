@@ -38,6 +38,7 @@ class Exchange:
         self._server_send = send
         self._body: bytes | None = None
         self._left = asyncio.Event()
+        self._cancelling: anyio.CancelScope | None = None
         self._too_large = False
         self._begun = False
         self._complete = False
@@ -123,6 +124,7 @@ class Exchange:
         # A thread goes on when its handler is cancelled: anyio's scope waits for it, cancelling the task would not.
         limit = self._door.policy.bounds.total_timeout if in_place else float("inf")
         with anyio.CancelScope(deadline=anyio.current_time() + limit) as cancelling:
+            self._cancelling = cancelling
             watcher = asyncio.get_running_loop().create_task(self._watch(cancelling))
             try:
                 if not in_place or await self._have_place():
@@ -209,7 +211,19 @@ class Exchange:
             if not message.get("more_body", False):
                 self._complete = True
                 self._door.finish(call, "answered")
-        await self._server_send(message)
+        await self._pass_on(message)
+
+    async def _pass_on(self, message: Message) -> None:
+        """Send a message; a client that does not read on in time has left, if it holds a place."""
+        if self._cancelling is None:
+            await self._server_send(message)
+            return
+        try:
+            async with asyncio.timeout(self._door.policy.bounds.write_timeout):
+                await self._server_send(message)
+        except TimeoutError:
+            self._left.set()
+            self._cancelling.cancel()
 
     def _begin(self, message: Message) -> None:
         call = self._call
