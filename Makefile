@@ -49,8 +49,8 @@ $(COMPILED)/.ready: $(READY) hatch_build.py $(shell find src -name '*.py')
 	@touch $@
 
 lint: $(READY)  ## Check style, types and the direction of imports
-	$(BIN)/ruff check --quiet src tests benchmarks scripts
-	$(BIN)/ruff format --quiet --check src tests benchmarks scripts
+	$(BIN)/ruff check --quiet src tests benchmarks examples scripts
+	$(BIN)/ruff format --quiet --check src tests benchmarks examples scripts
 	$(BIN)/mypy --no-error-summary src
 	$(BIN)/lint-imports --no-logo > imports.txt || { cat imports.txt; exit 1; }
 
