@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from corral.engine.algorithm import SECOND
 from corral.engine.clients import Clients
-from corral.engine.decision import Admit, Charge, Decision, Deny, PartitionKey, Reservation, Standing
+from corral.engine.decision import Admit, Charge, Decision, Deny, Hold, Part, PartitionKey, Reservation, Standing
 from corral.engine.limit import Limit
+from corral.engine.tokens import Costs
 from corral.stores import Binding
 
 _new = tuple.__new__
@@ -22,6 +23,9 @@ class MemoryStore:
             (index, limit.algorithm.ask, clients, limit.name, limit.algorithm.amount, limit.algorithm.window)
             for index, (limit, clients) in enumerate(zip(self._limits, self._clients, strict=True))
         ]
+        self._measures = tuple(limit.measure for limit in limits)
+        self._held: tuple[dict[PartitionKey, int], ...] = tuple({} for _ in limits)
+        """What running requests hold of each limit, by whom it is held; bounded by their number."""
         self._latest = 0
 
     def __len__(self) -> int:
@@ -31,6 +35,11 @@ class MemoryStore:
     def overflowed(self) -> int:
         """How many requests were counted in a shared cell, for want of room for an entry of their own."""
         return sum(clients.overflowed for clients in self._clients)
+
+    @property
+    def held(self) -> int:
+        """How many clients hold something of a limit, each limit counted apart."""
+        return sum(len(held) for held in self._held)
 
     def bind(self, keys: Sequence[PartitionKey | None]) -> Binding:
         """Prepare to count for a client; see `Store.bind`."""
@@ -81,16 +90,88 @@ class MemoryStore:
             if state is not None:
                 clients.put(owner, self._limits[index].algorithm.give_back(state, charged, at, reservation.cost))
 
+    def hold(self, client: Binding, now: float, costs: Costs) -> Hold | Deny:
+        """Hold of every limit, or of none; see `Store.hold`.
+
+        Where a client shares a cell of strangers, what any of them holds counts for all, as what they used does.
+        """
+        at = self._at(now)
+        parts: list[Part] = []
+        violated: list[Standing] = []
+        least = 2.0
+        tightest: Standing | None = None
+        for key, index, _, clients, name, amount, window in client:
+            cost = costs[self._measures[index]]
+            if not cost:
+                continue
+            algorithm = self._limits[index].algorithm
+            held = self._held[index]
+            owner, state = clients.find(key, at)
+            beside = held.get(key, 0) if owner == key else held.get(owner, 0) + held.get(key, 0)
+            fits, remaining, wait = algorithm.weigh(state, at, beside, cost)
+            if not fits:
+                violated.append(Standing(name, amount, window, remaining, wait / SECOND))
+                continue
+            parts.append(Part(index, key, owner, cost))
+            if remaining / amount < least:
+                least = remaining / amount
+                tightest = Standing(name, amount, window, remaining, wait / SECOND)
+        if violated:
+            return Deny(tuple(violated), max(standing.reset for standing in violated))
+        for index, key, owner, cost in parts:
+            held = self._held[index]
+            held[owner] = held.get(owner, 0) + cost
+            if owner != key:
+                held[key] = held.get(key, 0) + cost
+            state = self._limits[index].algorithm.charge(self._clients[index].current(owner), at, 0)
+            if state is not None:
+                self._clients[index].put(owner, state)
+        return Hold(tuple(parts), tightest)
+
+    def settle(self, hold: Hold, now: float, costs: Costs) -> None:
+        """End a hold; see `Store.settle`."""
+        if not hold.open:
+            return
+        hold.open = False
+        at = self._at(now)
+        for index, key, owner, cost in hold.parts:
+            held = self._held[index]
+            _let_go(held, owner, cost)
+            if owner != key:
+                _let_go(held, key, cost)
+            used = costs[self._measures[index]]
+            if used:
+                clients = self._clients[index]
+                payer, state = clients.find(key, at)
+                clients.put(payer, self._limits[index].algorithm.charge(state, at, used))
+
+    def _at(self, now: float) -> int:
+        """Read the clock, which stands still here where it runs backwards."""
+        self._latest = max(int(now * SECOND), self._latest)
+        return self._latest
+
     def peek(self, client: Binding, now: float) -> tuple[Standing, ...]:
         """Tell how each limit that applies stands; see `Store.peek`."""
         at = max(int(now * SECOND), self._latest)
         standings = []
         for key, index, ask, clients, name, amount, window in client:
             algorithm = self._limits[index].algorithm
-            _, state = clients.find(key, at)
+            owner, state = clients.find(key, at)
+            if self._measures[index] >= 0:
+                _, remaining, wait = algorithm.weigh(state, at, self._held[index].get(owner, 0), 0)
+                standings.append(Standing(name, amount, window, remaining, wait / SECOND))
+                continue
             after, remaining, wait = ask(state, at, 1)
             if after is not None:
                 remaining += 1
                 wait = 0 if state is None or not algorithm.is_live(state, at) else wait
             standings.append(Standing(name, amount, window, remaining, wait / SECOND))
         return tuple(standings)
+
+
+def _let_go(held: dict[PartitionKey, int], owner: PartitionKey, cost: int) -> None:
+    left = held[owner] - cost
+    if left:
+        held[owner] = left
+    else:
+        del held[owner]
