@@ -33,6 +33,8 @@ class Algorithm(Protocol):
     amount: int
     window: float
     horizon: int
+    begins: bool
+    """Whether a client's first request begins something, though it is charged nothing yet."""
 
     def ask(self, state: int | None, now: int, cost: int) -> Verdict:
         """Judge a request of `cost` ≥ 1 units at `now` nanoseconds. A cost above the whole quota is never admitted."""

@@ -73,7 +73,8 @@ class Corrections:
 
     def correct(self, model: str | None, estimated: float) -> int:
         """Correct an estimate for a model, rounded up; at least 1."""
-        return max(1, math.ceil(estimated * self.factor(model)))
+        tokens = math.ceil(estimated * self._factors.get(model or "", self._general))
+        return max(1, tokens)
 
     def learn(self, model: str | None, estimated: float, counted: int) -> None:
         """Follow what a server `counted` for a prompt that was `estimated` (before any correction)."""
@@ -82,13 +83,17 @@ class Corrections:
         name = model or ""
         ratio = counted / estimated
         weight = estimated / (estimated + _FULL_WEIGHT)
-        own = _towards(self.factor(name), ratio, weight)
-        self._general = _towards(self._general, ratio, weight)
-        if name in self._factors or len(self._factors) < MOST_MODELS:
-            self._factors[name] = own
+        if ratio > MOST_FACTOR:
+            ratio = MOST_FACTOR
+        elif ratio < LEAST_FACTOR:
+            ratio = LEAST_FACTOR
+        general = self._general
+        own = self._factors.get(name)
+        self._general = _towards(general, ratio, weight)
+        if own is not None or len(self._factors) < MOST_MODELS:
+            self._factors[name] = _towards(general if own is None else own, ratio, weight)
 
 
 def _towards(factor: float, ratio: float, weight: float) -> float:
-    step = _UP if ratio > factor else _DOWN
-    moved = factor + step * weight * (min(ratio, MOST_FACTOR) - factor)
-    return min(MOST_FACTOR, max(LEAST_FACTOR, moved))
+    """Move a factor towards a ratio within the bounds, so that it stays within them."""
+    return factor + (_UP if ratio > factor else _DOWN) * weight * (ratio - factor)

@@ -14,6 +14,9 @@ class Tokens(NamedTuple):
     output: int
 
 
+_new = tuple.__new__
+"""Builds a named tuple in 0.1 µs; calling its class takes 0.35 µs."""
+
 Costs = tuple[int, int, int]
 """What tokens cost by each unit, in the order of `MEASURES`."""
 
@@ -29,7 +32,7 @@ def reserve(prompt: int, per_answer: int, answers: int) -> Tokens:
 
     Embeddings, reranking and tokenising generate nothing: `per_answer` is 0, and the prompt alone is reserved.
     """
-    return Tokens(prompt, per_answer * answers)
+    return _new(Tokens, (prompt, per_answer * answers))
 
 
 def settle(reserved: Tokens, prompt: int | None, completion: int | None) -> Tokens:
@@ -38,9 +41,11 @@ def settle(reserved: Tokens, prompt: int | None, completion: int | None) -> Toke
     What it does not report (None) is charged as it was reserved: unknown use is never refunded. Less than was reserved
     is a refund, and more is charged too.
     """
-    return Tokens(reserved.input if prompt is None else prompt, reserved.output if completion is None else completion)
+    read, written = reserved
+    return _new(Tokens, (read if prompt is None else prompt, written if completion is None else completion))
 
 
 def costs(tokens: Tokens) -> Costs:
     """Say what `tokens` cost by each of `MEASURES`."""
-    return tokens.input + tokens.output, tokens.input, tokens.output
+    read, written = tokens
+    return read + written, read, written

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from corral.engine.algorithm import SECOND
+from corral.engine.algorithm import SECOND, Algorithm
 from corral.engine.clients import Clients
 from corral.engine.decision import Admit, Charge, Decision, Deny, Hold, Part, PartitionKey, Reservation, Standing
 from corral.engine.limit import Limit
@@ -23,9 +23,10 @@ class MemoryStore:
             (index, limit.algorithm.ask, clients, limit.name, limit.algorithm.amount, limit.algorithm.window)
             for index, (limit, clients) in enumerate(zip(self._limits, self._clients, strict=True))
         ]
-        self._measures = tuple(limit.measure for limit in limits)
-        self._held: tuple[dict[PartitionKey, int], ...] = tuple({} for _ in limits)
-        """What running requests hold of each limit, by whom it is held; bounded by their number."""
+        self._token_rows: list[tuple[Algorithm, int, dict[PartitionKey, int]]] = [
+            (limit.algorithm, limit.measure, {}) for limit in limits
+        ]
+        """Of each limit its algorithm, what it measures, and what running requests hold: bounded by their number."""
         self._latest = 0
 
     def __len__(self) -> int:
@@ -39,7 +40,7 @@ class MemoryStore:
     @property
     def held(self) -> int:
         """How many clients hold something of a limit, each limit counted apart."""
-        return sum(len(held) for held in self._held)
+        return sum(len(held) for _, _, held in self._token_rows)
 
     def bind(self, keys: Sequence[PartitionKey | None]) -> Binding:
         """Prepare to count for a client; see `Store.bind`."""
@@ -99,34 +100,36 @@ class MemoryStore:
         parts: list[Part] = []
         violated: list[Standing] = []
         least = 2.0
-        tightest: Standing | None = None
+        tightest = None
         for key, index, _, clients, name, amount, window in client:
-            cost = costs[self._measures[index]]
+            algorithm, measure, held = self._token_rows[index]
+            cost = costs[measure]
             if not cost:
                 continue
-            algorithm = self._limits[index].algorithm
-            held = self._held[index]
-            owner, state = clients.find(key, at)
-            beside = held.get(key, 0) if owner == key else held.get(owner, 0) + held.get(key, 0)
+            owner, state = key, clients.young.get(key)
+            if state is None or at >= clients.rotate_at:
+                owner, state = clients.find(key, at)
+            beside = held.get(key, 0)
+            if owner != key:
+                beside += held.get(owner, 0)
             fits, remaining, wait = algorithm.weigh(state, at, beside, cost)
             if not fits:
                 violated.append(Standing(name, amount, window, remaining, wait / SECOND))
                 continue
-            parts.append(Part(index, key, owner, cost))
+            parts.append(_new(Part, (index, key, owner, cost)))
             if remaining / amount < least:
                 least = remaining / amount
-                tightest = Standing(name, amount, window, remaining, wait / SECOND)
+                tightest = (name, amount, window, remaining, wait / SECOND)
         if violated:
             return Deny(tuple(violated), max(standing.reset for standing in violated))
         for index, key, owner, cost in parts:
-            held = self._held[index]
-            held[owner] = held.get(owner, 0) + cost
+            algorithm, _, held = self._token_rows[index]
+            held[key] = held.get(key, 0) + cost
             if owner != key:
-                held[key] = held.get(key, 0) + cost
-            state = self._limits[index].algorithm.charge(self._clients[index].current(owner), at, 0)
-            if state is not None:
-                self._clients[index].put(owner, state)
-        return Hold(tuple(parts), tightest)
+                held[owner] = held.get(owner, 0) + cost
+            if algorithm.begins:
+                self._clients[index].put(owner, algorithm.charge(self._clients[index].current(owner), at, 0))
+        return Hold(tuple(parts), None if tightest is None else _new(Standing, tightest))
 
     def settle(self, hold: Hold, now: float, costs: Costs) -> None:
         """End a hold; see `Store.settle`."""
@@ -135,20 +138,23 @@ class MemoryStore:
         hold.open = False
         at = self._at(now)
         for index, key, owner, cost in hold.parts:
-            held = self._held[index]
-            _let_go(held, owner, cost)
+            algorithm, measure, held = self._token_rows[index]
+            _let_go(held, key, cost)
             if owner != key:
-                _let_go(held, key, cost)
-            used = costs[self._measures[index]]
+                _let_go(held, owner, cost)
+            used = costs[measure]
             if used:
                 clients = self._clients[index]
                 payer, state = clients.find(key, at)
-                clients.put(payer, self._limits[index].algorithm.charge(state, at, used))
+                clients.put(payer, algorithm.charge(state, at, used))
 
     def _at(self, now: float) -> int:
         """Read the clock, which stands still here where it runs backwards."""
-        self._latest = max(int(now * SECOND), self._latest)
-        return self._latest
+        at = int(now * SECOND)
+        if at < self._latest:
+            return self._latest
+        self._latest = at
+        return at
 
     def peek(self, client: Binding, now: float) -> tuple[Standing, ...]:
         """Tell how each limit that applies stands; see `Store.peek`."""
@@ -157,8 +163,9 @@ class MemoryStore:
         for key, index, ask, clients, name, amount, window in client:
             algorithm = self._limits[index].algorithm
             owner, state = clients.find(key, at)
-            if self._measures[index] >= 0:
-                _, remaining, wait = algorithm.weigh(state, at, self._held[index].get(owner, 0), 0)
+            _, measure, held = self._token_rows[index]
+            if measure >= 0:
+                _, remaining, wait = algorithm.weigh(state, at, held.get(owner, 0), 0)
                 standings.append(Standing(name, amount, window, remaining, wait / SECOND))
                 continue
             after, remaining, wait = ask(state, at, 1)
