@@ -22,7 +22,9 @@ COMPILED = (
     "corral/dialects/table.py",
     "corral/engine/admission.py",
     "corral/engine/clients.py",
+    "corral/engine/estimate.py",
     "corral/engine/gcra.py",
+    "corral/engine/tokens.py",
     "corral/engine/window.py",
     "corral/guard/access_log.py",
     "corral/guard/gateway/connection.py",
@@ -37,6 +39,7 @@ COMPILED = (
     "corral/guard/pipeline.py",
     "corral/guard/quota_headers.py",
     "corral/guard/refusal.py",
+    "corral/guard/token_quota.py",
     "corral/stores/memory.py",
 )
 

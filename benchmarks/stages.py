@@ -136,7 +136,7 @@ def _body_stages() -> Iterator[Timing]:
         max_schema=generation.max_schema, max_schema_depth=generation.max_schema_depth,
     )  # fmt: skip
     value: dict[str, Any] = orjson.loads(_BODY)
-    yield timed("prepare: the whole of it", lambda: pipeline.prepare(visit, _HEAD, _BODY))
+    yield timed("prepare: the whole of it", lambda: pipeline.prepare(visit, _HEAD, _BODY, 10.0))
     yield timed("  orjson: the body read", lambda: orjson.loads(_BODY))
     yield timed("  depth bounded", lambda: depth_exceeds(value, policy.bounds.max_depth))
     yield timed("  form: read", lambda: form.read(value))

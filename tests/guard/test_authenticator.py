@@ -144,7 +144,7 @@ def test_each_plan_is_counted_by_its_own_limits():
 def prepared(door: Door, secret: str, body: bytes) -> tuple[Visit, bytes | Refusal]:
     visit = door.enter(secret)
     assert isinstance(visit, Visit)
-    return visit, door.pipeline.prepare(visit, {}, body)
+    return visit, door.pipeline.prepare(visit, {}, body, 0.0)
 
 
 def test_a_plan_says_which_models_and_how_many_tokens():

@@ -22,6 +22,8 @@ from corral.policy.model import (
     Quota,
     Routes,
 )
+from corral.policy.notation import parse_quota
+from corral.policy.template import literal
 
 KEY = ApiKey(name="alice", sha256="ab" * 32)
 EVERYWHERE = Listen(address="0.0.0.0:8080")
@@ -143,3 +145,30 @@ def test_one_is_not_many():
     for piece in ("presents the one key: alice", "1 request per minute", "1 time per minute", "1 request runs at once",
                   "1 token;", "1 character,"):  # fmt: skip
         assert piece in said
+
+
+def test_token_limits_are_explained_and_read_back():
+    policy = Policy(
+        keys=(KEY,),
+        limits=(
+            LimitRule(name="all", quota=Quota(20_000, 3600.0, "tokens"), burst=4000),
+            LimitRule(name="out", quota=Quota(5000, 60.0, "output tokens"), algorithm="window"),
+        ),
+    )
+    said = "\n".join(explain(policy))
+    for piece in ("may use 20,000 tokens per hour", "at most 4,000 at once", "may use 5,000 output tokens per minute",
+                  "No request quotas apply.", "holds the tokens"):  # fmt: skip
+        assert piece in said
+    assert literal(policy.limits[1].quota) == '"5000 output tokens per minute"'
+    assert parse_quota("5000 output tokens per minute") == policy.limits[1].quota
+    assert not [line for line in warnings(policy) if "through at once" in line]
+
+
+def test_a_token_limit_below_one_answer_is_a_warning_with_both_numbers():
+    plan = Plan(limits=(LimitRule(name="free", quota=Quota(500, 60.0, "output tokens")),), max_tokens=600)
+    policy = Policy(limits=(LimitRule(name="all", quota=Quota(1000, 3600.0, "tokens")),), plan={"free": plan})
+    first, second = (line for line in warnings(policy) if "through at once" in line)
+    assert '"all" lets 1,000 tokens' in first
+    assert "2,048" in first
+    assert '"free" lets 500 output tokens' in second
+    assert "600" in second

@@ -23,6 +23,8 @@ from corral.policy.notation import (
         ("5/second", Quota(5, 1.0)),
         ("5 per second", Quota(5, 1.0)),
         ("20000 tokens/hour", Quota(20000, 3600.0, "tokens")),
+        ("20000 input tokens/hour", Quota(20000, 3600.0, "input tokens")),
+        ("5_000 Output  Token per 2 minutes", Quota(5000, 120.0, "output tokens")),
         ("30 per 60 seconds", Quota(30, 60.0)),
         ("100/5 minutes", Quota(100, 300.0)),
         ("1_000 requests / day", Quota(1000, 86400.0)),

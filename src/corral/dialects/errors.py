@@ -32,6 +32,8 @@ _KINDS: dict[str, tuple[int, str, str, str, str, str]] = {
     "unsupported_media_type": (415, _INVALID, "unsupported_media_type", _INVALID, _INVALID, ""),
     "quota_exceeded": (429, "requests", "rate_limit_exceeded", _LIMITED, _LIMITED, "quota-exceeded"),
     "too_many_failed_logins": (429, "requests", "too_many_failed_requests", _LIMITED, _LIMITED, "quota-exceeded"),
+    "tokens_exceeded": (429, "tokens", "rate_limit_exceeded", _LIMITED, _LIMITED, "quota-exceeded"),
+    "exceeds_quota": (400, "tokens", "exceeds_quota", _INVALID, _INVALID, ""),
     "headers_too_large": (431, _INVALID, "headers_too_large", "request_too_large", _INVALID, ""),
     "upstream_unavailable": (502, "server_error", "upstream_unavailable", "api_error", _AWAY, ""),
     "overloaded": (503, "server_error", "overloaded", "overloaded_error", _AWAY, _REDUCED),

@@ -15,6 +15,14 @@ A plain tuple: a named one took 0.3 µs more for each limit of each request.
 """
 
 
+Weighed = tuple[bool, int, int]
+"""What an algorithm says to a request that would hold units: (fits, remaining, wait).
+
+`remaining` units may be held at once, after this request if it `fits`, else beside those held already. `wait`
+nanoseconds until the quota is whole again or, if it does not fit, until it does, should what is held be used up.
+"""
+
+
 class Algorithm(Protocol):
     """How units are given back. Stateless: what is known of a client is one integer, and absence is its zero.
 
@@ -25,6 +33,8 @@ class Algorithm(Protocol):
     amount: int
     window: float
     horizon: int
+    begins: bool
+    """Whether a client's first request begins something, though it is charged nothing yet."""
 
     def ask(self, state: int | None, now: int, cost: int) -> Verdict:
         """Judge a request of `cost` ≥ 1 units at `now` nanoseconds. A cost above the whole quota is never admitted."""
@@ -35,6 +45,14 @@ class Algorithm(Protocol):
 
         Never gives back more than the charge still takes away: what time has returned already is not returned twice.
         """
+        ...
+
+    def weigh(self, state: int | None, now: int, held: int, cost: int) -> Weighed:
+        """Judge whether `cost` ≥ 0 units fit beside `held` ≥ 0 that running requests hold. Charges nothing."""
+        ...
+
+    def charge(self, state: int | None, now: int, cost: int) -> int | None:
+        """Charge `cost` ≥ 0 units that were used, whether they fit or not; returns the state. None means no state."""
         ...
 
     def is_live(self, state: int, now: int) -> bool:

@@ -51,5 +51,29 @@ class Deny(NamedTuple):
 
 Decision = Admit | Deny
 
+
+class Part(NamedTuple):
+    """What is held of one limit: its index in the store, whom it counts, where that is held, and how many units."""
+
+    limit: int
+    key: PartitionKey
+    owner: PartitionKey
+    cost: int
+
+
+class Hold:
+    """The tokens that a running request holds. It is ended by `Store.settle`, once: a second time changes nothing.
+
+    `tightest` is the limit with the smallest share of its quota left, if any applies.
+    """
+
+    __slots__ = ("open", "parts", "tightest")
+
+    def __init__(self, parts: tuple[Part, ...], tightest: Standing | None) -> None:
+        self.parts = parts
+        self.tightest = tightest
+        self.open = True
+
+
 NOTHING = Reservation((), 0)
 """What a request took that no limit counts."""

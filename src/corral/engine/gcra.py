@@ -3,23 +3,30 @@
 ITU-T I.371, as a virtual scheduler. A client's state is its theoretical arrival time: the moment at which all that it
 took will have come back. Times are integers in units of 1/amount nanoseconds, in which one unit of quota takes
 exactly the window to return: nothing is ever rounded.
+
+What is used beyond what fits is owed: it has to come back before anything can be taken again.
 """
 
-from corral.engine.algorithm import SECOND, Verdict
+from corral.engine.algorithm import SECOND, Verdict, Weighed
 
 
 class Gcra:
-    """At most `burst` at once, and `amount` more in each `window` seconds: in any time t, burst + amount·t/window."""
+    """At most `burst` at once, and `amount` more in each `window` seconds: in any time t, burst + amount·t/window.
 
-    __slots__ = ("_interval", "_tolerance", "amount", "burst", "horizon", "window")
+    A client may owe `debt` units beyond the burst at most; what it used beyond that is forgotten.
+    """
 
-    def __init__(self, amount: int, window: float, burst: int | None = None) -> None:
+    __slots__ = ("_deepest", "_interval", "_tolerance", "amount", "begins", "burst", "horizon", "window")
+
+    def __init__(self, amount: int, window: float, burst: int | None = None, debt: int = 0) -> None:
         self.amount = amount
         self.window = window
+        self.begins = False
         self.burst = amount if burst is None else burst
         self._interval = round(window * SECOND)
         self._tolerance = self.burst * self._interval
-        self.horizon = self._tolerance // amount + 1
+        self._deepest = self._tolerance + debt * self._interval
+        self.horizon = self._deepest // amount + 1
 
     def ask(self, state: int | None, now: int, cost: int) -> Verdict:
         """Judge a request; see `Algorithm.ask`."""
@@ -43,6 +50,28 @@ class Gcra:
         """
         now *= self.amount
         state -= max(0, min(cost * self._interval, charged - now))
+        return state if state > now else None
+
+    def weigh(self, state: int | None, now: int, held: int, cost: int) -> Weighed:
+        """Judge whether units can be held; see `Algorithm.weigh`."""
+        amount = self.amount
+        interval = self._interval
+        now *= amount
+        ahead = (held + cost) * interval
+        if state is not None and state > now:
+            ahead += state - now
+        room = self._tolerance - ahead
+        if room < 0:
+            left = (room + cost * interval) // interval
+            return False, max(0, left), -(room // amount) if cost <= self.burst else self.horizon
+        return True, room // interval, ahead // amount
+
+    def charge(self, state: int | None, now: int, cost: int) -> int | None:
+        """Charge what was used; see `Algorithm.charge`."""
+        now *= self.amount
+        if state is None or state < now:
+            state = now
+        state = min(state + cost * self._interval, max(state, now + self._deepest))
         return state if state > now else None
 
     def is_live(self, state: int, now: int) -> bool:

@@ -4,7 +4,7 @@ What "thirty a minute" says plainly: the thirty-first request of a minute is ref
 A client's state packs the window's end and the units used into one integer.
 """
 
-from corral.engine.algorithm import SECOND, Verdict
+from corral.engine.algorithm import SECOND, Verdict, Weighed
 
 _BITS = 48
 _USED = (1 << _BITS) - 1
@@ -13,11 +13,12 @@ _USED = (1 << _BITS) - 1
 class Window:
     """At most `amount` in the `window` seconds that follow a client's first request."""
 
-    __slots__ = ("_length", "amount", "horizon", "window")
+    __slots__ = ("_length", "amount", "begins", "horizon", "window")
 
     def __init__(self, amount: int, window: float) -> None:
         self.amount = amount
         self.window = window
+        self.begins = True
         self._length = round(window * SECOND)
         self.horizon = self._length
 
@@ -38,6 +39,24 @@ class Window:
             return state
         used = max(0, (state & _USED) - cost)
         return end << _BITS | used if used else None
+
+    def weigh(self, state: int | None, now: int, held: int, cost: int) -> Weighed:
+        """Judge whether units can be held; see `Algorithm.weigh`."""
+        if state is None or state >> _BITS <= now:
+            end, used = now + self._length, held
+        else:
+            end, used = state >> _BITS, (state & _USED) + held
+        if used + cost > self.amount:
+            return False, max(0, self.amount - used), end - now
+        return True, self.amount - used - cost, end - now
+
+    def charge(self, state: int | None, now: int, cost: int) -> int | None:
+        """Charge what was used, to the window that runs; where none does, one begins. See `Algorithm.charge`."""
+        if state is None or state >> _BITS <= now:
+            end, used = now + self._length, cost
+        else:
+            end, used = state >> _BITS, (state & _USED) + cost
+        return end << _BITS | min(used, _USED)
 
     def is_live(self, state: int, now: int) -> bool:
         """Tell whether the window still runs."""

@@ -1,11 +1,14 @@
-"""What a client is told about its quota, in the three forms that clients read.
+"""What a client is told about its quota, in the forms that clients read.
 
-The IETF draft's `RateLimit` and `RateLimit-Policy`, the older `X-RateLimit-*` trio (seconds until the reset), and
-OpenAI's `x-ratelimit-*-requests` (resets as durations).
+The IETF draft's `RateLimit` and `RateLimit-Policy`, the older `X-RateLimit-*` trio (seconds until the reset), OpenAI's
+`x-ratelimit-*-requests` and `-tokens` (resets as durations), and on its routes Anthropic's
+`anthropic-ratelimit-requests-*` and `-tokens-*` (resets as RFC 3339 times). The first two speak of one limit: the one
+with the smallest share of its quota left. The draft has no unit for tokens; the limit's name says what it counts.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from corral.engine.decision import Standing
 from corral.policy.model import LimitRule
@@ -33,12 +36,14 @@ def _duration(seconds: int) -> str:
 class QuotaHeaders:
     """Writes the header lines for a standing, and remembers them: a flood asks for few different ones.
 
-    `limits` are those of clients without a plan, `by_plan` those of each plan.
+    `limits` are those of clients without a plan, `by_plan` those of each plan. `wall` is the time (seconds since the
+    epoch) that resets are told from; its owner sets it now and then.
     """
 
     def __init__(self, limits: Sequence[LimitRule], by_plan: Mapping[str, Sequence[LimitRule]] | None = None) -> None:
         self._policies: dict[str | None, bytes] = {None: policy_header(limits)}
         self._policies |= {name: policy_header(own) for name, own in (by_plan or {}).items()}
+        self.wall = 0.0
         self._written: dict[tuple[str | None, str, int, int], bytes] = {}
 
     def lines(self, standing: Standing | None, plan: str | None = None) -> bytes:
@@ -54,15 +59,54 @@ class QuotaHeaders:
             written = self._written[key] = self._write(standing, reset, self._policies[plan])
         return written
 
+    def full(
+        self, requests: Standing | None, tokens: Standing | None, plan: str | None = None, *, anthropic: bool = False
+    ) -> bytes:
+        """Write the lines for the tightest limit on requests and the tightest on tokens, where there are such.
+
+        `anthropic` adds what Anthropic's clients read.
+        """
+        tightest = requests
+        if requests is None or (tokens is not None and _share(tokens) < _share(requests)):
+            tightest = tokens
+        if tightest is None:
+            return b""
+        lines = [_general(tightest, math.ceil(tightest.reset))]
+        for standing, what in ((requests, "requests"), (tokens, "tokens")):
+            if standing is not None:
+                lines.append(_openai(standing, math.ceil(standing.reset), what))
+                if anthropic:
+                    lines.append(_anthropic(standing, self.wall, what))
+        return self._policies[plan] + "".join(lines).encode()
+
     @staticmethod
     def _write(standing: Standing, reset: int, policy: bytes) -> bytes:
-        name, quota, remaining = standing.name, standing.quota, standing.remaining
-        return (
-            policy
-            + (
-                f'RateLimit: "{name}";r={remaining};t={reset}\r\n'
-                f"X-RateLimit-Limit: {quota}\r\nX-RateLimit-Remaining: {remaining}\r\nX-RateLimit-Reset: {reset}\r\n"
-                f"x-ratelimit-limit-requests: {quota}\r\nx-ratelimit-remaining-requests: {remaining}\r\n"
-                f"x-ratelimit-reset-requests: {_duration(reset)}\r\n"
-            ).encode()
-        )
+        return policy + (_general(standing, reset) + _openai(standing, reset, "requests")).encode()
+
+
+def _share(standing: Standing) -> float:
+    return standing.remaining / standing.quota
+
+
+def _general(standing: Standing, reset: int) -> str:
+    remaining = standing.remaining
+    return (
+        f'RateLimit: "{standing.name}";r={remaining};t={reset}\r\n'
+        f"X-RateLimit-Limit: {standing.quota}\r\nX-RateLimit-Remaining: {remaining}\r\nX-RateLimit-Reset: {reset}\r\n"
+    )
+
+
+def _openai(standing: Standing, reset: int, what: str) -> str:
+    return (
+        f"x-ratelimit-limit-{what}: {standing.quota}\r\nx-ratelimit-remaining-{what}: {standing.remaining}\r\n"
+        f"x-ratelimit-reset-{what}: {_duration(reset)}\r\n"
+    )
+
+
+def _anthropic(standing: Standing, wall: float, what: str) -> str:
+    whole_again = datetime.fromtimestamp(math.ceil(wall + standing.reset), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (
+        f"anthropic-ratelimit-{what}-limit: {standing.quota}\r\n"
+        f"anthropic-ratelimit-{what}-remaining: {standing.remaining}\r\n"
+        f"anthropic-ratelimit-{what}-reset: {whole_again}\r\n"
+    )

@@ -77,9 +77,7 @@ class RefusalWriter:
         if retry is not None:
             lines.append(b"Retry-After: %d\r\n" % retry)
         if refusal.standing is not None:
-            lines.append(
-                self._quota_headers.lines(refusal.standing._replace(remaining=0, reset=float(retry or 1)), refusal.plan)
-            )
+            lines.append(self._quota_lines(refusal, refusal.standing, retry or 1))
         if status == 401:
             wrong = b"" if refusal.kind == "missing_api_key" else b', error="invalid_token"'  # RFC 6750, section 3
             lines.append(b'WWW-Authenticate: Bearer realm="corral"%b\r\n' % wrong)
@@ -90,10 +88,24 @@ class RefusalWriter:
         lines.append(b"\r\n" + body)
         return Answer(status, b"HTTP/1.1 %d %s\r\n" % (status, REASONS[status]), b"".join(lines))
 
+    def _quota_lines(self, refusal: Refusal, standing: Standing, retry: int) -> bytes:
+        """Tell how the limit that refused stands; of tokens there may be some left, only not enough."""
+        rule = self._rules.get(standing.name)
+        anthropic = refusal.style is ErrorStyle.ANTHROPIC
+        told = standing._replace(reset=float(retry))
+        if rule is not None and rule.quota.counts_tokens:
+            return self._quota_headers.full(None, told, refusal.plan, anthropic=anthropic)
+        told = told._replace(remaining=0)
+        if anthropic:
+            return self._quota_headers.full(told, None, refusal.plan, anthropic=True)
+        return self._quota_headers.lines(told, refusal.plan)
+
     def _explain(self, refusal: Refusal, retry: int | None) -> tuple[str, dict[str, object] | None]:
         standing = refusal.standing
-        if standing is None or refusal.message:
+        if standing is None:
             return refusal.message, None
+        if refusal.message:
+            return refusal.message, {"violated-policies": [standing.name]}
         rule = self._rules.get(standing.name)
         whose = {
             "client": "this client",

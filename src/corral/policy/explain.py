@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from corral.policy.address import parse_endpoint
 from corral.policy.model import Jwt, LimitRule, Plan, Policy
 from corral.policy.notation import describe_count, describe_duration, describe_quota, describe_size
+from corral.policy.plans import all_limits
 
 
 def asks_for_keys(policy: Policy) -> bool:
@@ -68,7 +69,8 @@ def _limit(limit: LimitRule) -> str:
     else:
         burst = limit.burst if limit.burst is not None else limit.quota.amount
         how = f"at most {burst:,} at once; they come back one by one"
-    return f'{_WHO[limit.per]} may make {describe_quota(limit.quota)} (limit "{limit.name}"), {how}.'
+    verb = "use" if limit.quota.counts_tokens else "make"
+    return f'{_WHO[limit.per]} may {verb} {describe_quota(limit.quota)} (limit "{limit.name}"), {how}.'
 
 
 def _plans(policy: Policy) -> Iterator[str]:
@@ -92,8 +94,13 @@ def _plan(where: str, plan: Plan) -> Iterator[str]:
 
 def _limits(policy: Policy) -> Iterator[str]:
     yield from map(_limit, policy.limits)
-    if not policy.limits:
+    if all(limit.quota.counts_tokens for limit in policy.limits):
         yield "No request quotas apply."
+    if any(limit.quota.counts_tokens for limit in all_limits(policy)):
+        yield (
+            "A running request holds the tokens that it may use at most; when it ends, it is charged what the server "
+            "reports, or all that it held where the server reports nothing."
+        )
     places = policy.concurrency
     yield (
         f"At most {describe_count(places.max_running, 'request')} {_verb(places.max_running, 'run')} at once; "
@@ -130,8 +137,25 @@ def warnings(policy: Policy) -> list[str]:
         found.append("jwt.audience is not set: tokens that were signed for something else may be let in, too.")
     if not policy.limits:
         found.append("No limits are configured: one client can take the server from all others.")
+    found += _narrow_limits(policy)
     if policy.generation.grammar:
         found.append("generation.grammar is on: grammars from clients have crashed llama.cpp.")
     if policy.routes.management == "admin":
         found.append("Admin keys can load and change models through the guard (routes.management).")
     return found
+
+
+def _narrow_limits(policy: Policy) -> Iterator[str]:
+    """Name the token limits that let less through at once than one request may hold."""
+    general = policy.generation.max_tokens
+    places = [(general, limit) for limit in policy.limits]
+    places += [(plan.max_tokens or general, limit) for plan in policy.plan.values() for limit in plan.limits]
+    for most, limit in places:
+        at_once = limit.quota.amount if limit.burst is None else limit.burst
+        answers = most * policy.generation.max_choices
+        if limit.quota.unit in ("tokens", "output tokens") and at_once < answers:
+            yield (
+                f'Limit "{limit.name}" lets {at_once:,} {limit.quota.unit} through at once, but the answers to one '
+                f"request may have {answers:,} (max_tokens × generation.max_choices): requests that ask for more than "
+                "the limit has are refused, and those that name no maximum get less."
+            )

@@ -27,19 +27,29 @@ def setting(default: Any = ..., *, help: str, unit: str = "", factory: Any = Non
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """So many units in each window, as `"30/minute"` says it. `amount` ≥ 1; `window` in seconds, > 0."""
+    """So many units in each window, as `"30/minute"` says it. `amount` ≥ 1; `window` in seconds, > 0.
+
+    `unit` is "requests", "tokens" (a prompt's and its answers' together), "input tokens" or "output tokens".
+    """
 
     amount: int
     window: float
     unit: str = "requests"
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Tell whether tokens are counted, rather than requests."""
+        return self.unit != "requests"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitRule:
-    """One `[[limits]]` entry: how many requests whom may make."""
+    """One `[[limits]]` entry: how many requests whom may make, or how many tokens whom may use."""
 
     name: str = setting(help="Shown to clients in RateLimit headers and refusals. Letters, digits, - and _.")
-    quota: Quota = setting(help='How many in how long, as "30/minute", "5/second" or "30 per 60 seconds".')
+    quota: Quota = setting(
+        help='How many in how long, as "30/minute", "20000 tokens/hour", "5000 output tokens per 60 seconds".'
+    )
     per: Partition = setting(
         "client",
         help="Who is counted: client (the key, or the address where there is no key), address, key, or everyone.",
@@ -47,7 +57,7 @@ class LimitRule:
     burst: int | None = setting(
         None,
         help="How many may come at once (gcra only); the quota's amount if absent.",
-        unit="requests",
+        unit="the quota's unit",
     )
     algorithm: Algorithm = setting(
         "gcra",
@@ -253,7 +263,9 @@ class Policy:
         factory=dict, help="What those may do who are on a plan: one [plan.NAME] table for each, named by keys."
     )
     identity: Identity = setting(factory=Identity, help="Whose address counts.")
-    limits: tuple[LimitRule, ...] = setting(DEFAULT_LIMITS, help="How many requests whom may make; all must agree.")
+    limits: tuple[LimitRule, ...] = setting(
+        DEFAULT_LIMITS, help="How many requests whom may make, and tokens use; all must agree."
+    )
     concurrency: Concurrency = setting(factory=Concurrency, help="How much runs at once, and how much may wait.")
     generation: Generation = setting(factory=Generation, help="What one request may ask of the model.")
     bounds: Bounds = setting(factory=Bounds, help="What one connection may cost.")

@@ -11,13 +11,13 @@ _SECONDS = {
     "hour": 3600, "d": 86400, "day": 86400, "week": 604800,
 }  # fmt: skip
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_UNITS = ("requests", "tokens")
+_UNITS = ("requests", "tokens", "input tokens", "output tokens")
 
 MAX_AMOUNT = 10**12
 MAX_WINDOW = 366 * 86400.0
 
 _QUOTA = re.compile(
-    r"\s*(?P<amount>[\d_]+)\s*(?P<unit>[a-z]+)?\s*(?:/|\bper\b)\s*(?P<every>\d+(?:\.\d+)?)?\s*(?P<span>[a-z]+)\s*",
+    r"\s*(?P<amount>[\d_]+)\s*(?P<unit>(?:(?:input|output)\s+)?[a-z]+)?\s*(?:/|\bper\b)\s*(?P<every>\d+(?:\.\d+)?)?\s*(?P<span>[a-z]+)\s*",
     re.IGNORECASE,
 )
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)", re.IGNORECASE)
@@ -25,13 +25,15 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
 def parse_quota(text: object) -> Quota:
-    """Read "30/minute", "5 per second", "20000 tokens/hour" or "30 per 60 seconds". Raises PolicyError."""
+    """Read "30/minute", "5 per second", "20000 output tokens/hour" or "30 per 60 seconds". Raises PolicyError."""
     match = _QUOTA.fullmatch(text) if isinstance(text, str) else None
     span = _span(match["span"]) if match else None
-    unit = (match["unit"] or "requests").lower() if match else ""
+    unit = " ".join((match["unit"] or "requests").lower().split()) if match else ""
     unit = unit if unit.endswith("s") else unit + "s"
     if match is None or span is None or unit not in _UNITS:
-        raise PolicyError(f'{_shown(text)} is no quota: write it as "30/minute", "5/second" or "30 per 60 seconds".')
+        raise PolicyError(
+            f'{_shown(text)} is no quota: write it as "30/minute", "20000 tokens/hour" or "30 per 60 seconds".'
+        )
     amount = int(match["amount"].replace("_", "") or "0")
     window = float(match["every"] or 1) * span
     if not 1 <= amount <= MAX_AMOUNT:

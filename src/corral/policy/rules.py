@@ -35,21 +35,24 @@ def _places_of_limits(policy: Policy) -> Iterator[tuple[KeyPath, LimitRule]]:
 
 def _limits_apply(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
     for here, limit in _places_of_limits(policy):
-        if limit.quota.unit != "requests":
-            yield (*here, "quota"), f"quotas of {limit.quota.unit} cannot be applied yet; write one of requests."
         if not _NAME.fullmatch(limit.name):
             yield (*here, "name"), f'"{limit.name}" is no name: use letters, digits, "-" and "_", 64 at most.'
         if limit.algorithm == "window" and limit.burst is not None:
             yield (*here, "burst"), 'a "window" limit has no burst; remove it, or write algorithm = "gcra".'
         if limit.burst is not None and limit.burst < 1:
             yield (*here, "burst"), "a burst lets at least 1 request through."
+        if limit.quota.counts_tokens and limit.burst is not None and limit.burst > limit.quota.amount:
+            yield (
+                (*here, "burst"),
+                f"{limit.burst:,} at once are more than the {limit.quota.amount:,} of the quota; write at most that.",
+            )
         if limit.per == "key" and policy.auth == "none":
             yield (*here, "per"), 'nobody has a key where auth is "none"; write "address" or "client".'
     places = {limit.name: here for here, limit in _places_of_limits(policy)}
     for name, count in Counter(limit.name for _, limit in _places_of_limits(policy)).items():
         if count > 1:
             yield (*places[name], "name"), f'two limits are called "{name}"; give each a name of its own.'
-    if policy.max_failed_logins.unit != "requests":
+    if policy.max_failed_logins.counts_tokens:
         yield ("max_failed_logins",), 'this counts requests; write it as "10/minute".'
 
 

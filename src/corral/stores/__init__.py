@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from corral.engine.decision import Decision, PartitionKey, Reservation, Standing
+from corral.engine.decision import Decision, Deny, Hold, PartitionKey, Reservation, Standing
+from corral.engine.tokens import Costs
 
 Binding = Any
 """A client, prepared for one store: what `bind` returned. Opaque to everybody else; good for the store's lifetime."""
@@ -17,7 +18,18 @@ class Store(Protocol):
         ...
 
     def take(self, client: Binding, now: float, cost: int = 1) -> Decision:
-        """Charge every limit that applies to the client, or none."""
+        """Charge every limit that applies to the client the same `cost`, or none."""
+        ...
+
+    def hold(self, client: Binding, now: float, costs: Costs) -> Hold | Deny:
+        """Hold what a request will use at most of every limit that applies, each by its measure, or of none.
+
+        What is held does not come back with time; it is ended by `settle`.
+        """
+        ...
+
+    def settle(self, hold: Hold, now: float, costs: Costs) -> None:
+        """End a hold: charge what was used, more or less than was held, and let the hold go. At most once."""
         ...
 
     def give_back(self, reservation: Reservation, now: float) -> None:

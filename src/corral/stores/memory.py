@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from corral.engine.algorithm import SECOND
+from corral.engine.algorithm import SECOND, Algorithm
 from corral.engine.clients import Clients
-from corral.engine.decision import Admit, Charge, Decision, Deny, PartitionKey, Reservation, Standing
+from corral.engine.decision import Admit, Charge, Decision, Deny, Hold, Part, PartitionKey, Reservation, Standing
 from corral.engine.limit import Limit
+from corral.engine.tokens import Costs
 from corral.stores import Binding
 
 _new = tuple.__new__
@@ -22,6 +23,10 @@ class MemoryStore:
             (index, limit.algorithm.ask, clients, limit.name, limit.algorithm.amount, limit.algorithm.window)
             for index, (limit, clients) in enumerate(zip(self._limits, self._clients, strict=True))
         ]
+        self._token_rows: list[tuple[Algorithm, int, dict[PartitionKey, int]]] = [
+            (limit.algorithm, limit.measure, {}) for limit in limits
+        ]
+        """Of each limit its algorithm, what it measures, and what running requests hold: bounded by their number."""
         self._latest = 0
 
     def __len__(self) -> int:
@@ -31,6 +36,11 @@ class MemoryStore:
     def overflowed(self) -> int:
         """How many requests were counted in a shared cell, for want of room for an entry of their own."""
         return sum(clients.overflowed for clients in self._clients)
+
+    @property
+    def held(self) -> int:
+        """How many clients hold something of a limit, each limit counted apart."""
+        return sum(len(held) for _, _, held in self._token_rows)
 
     def bind(self, keys: Sequence[PartitionKey | None]) -> Binding:
         """Prepare to count for a client; see `Store.bind`."""
@@ -81,16 +91,94 @@ class MemoryStore:
             if state is not None:
                 clients.put(owner, self._limits[index].algorithm.give_back(state, charged, at, reservation.cost))
 
+    def hold(self, client: Binding, now: float, costs: Costs) -> Hold | Deny:
+        """Hold of every limit, or of none; see `Store.hold`.
+
+        Where a client shares a cell of strangers, what any of them holds counts for all, as what they used does.
+        """
+        at = self._at(now)
+        parts: list[Part] = []
+        violated: list[Standing] = []
+        least = 2.0
+        tightest = None
+        for key, index, _, clients, name, amount, window in client:
+            algorithm, measure, held = self._token_rows[index]
+            cost = costs[measure]
+            if not cost:
+                continue
+            owner, state = key, clients.young.get(key)
+            if state is None or at >= clients.rotate_at:
+                owner, state = clients.find(key, at)
+            beside = held.get(key, 0)
+            if owner != key:
+                beside += held.get(owner, 0)
+            fits, remaining, wait = algorithm.weigh(state, at, beside, cost)
+            if not fits:
+                violated.append(Standing(name, amount, window, remaining, wait / SECOND))
+                continue
+            parts.append(_new(Part, (index, key, owner, cost)))
+            if remaining / amount < least:
+                least = remaining / amount
+                tightest = (name, amount, window, remaining, wait / SECOND)
+        if violated:
+            return Deny(tuple(violated), max(standing.reset for standing in violated))
+        for index, key, owner, cost in parts:
+            algorithm, _, held = self._token_rows[index]
+            held[key] = held.get(key, 0) + cost
+            if owner != key:
+                held[owner] = held.get(owner, 0) + cost
+            if algorithm.begins:
+                self._clients[index].put(owner, algorithm.charge(self._clients[index].current(owner), at, 0))
+        return Hold(tuple(parts), None if tightest is None else _new(Standing, tightest))
+
+    def settle(self, hold: Hold, now: float, costs: Costs) -> None:
+        """End a hold; see `Store.settle`."""
+        if not hold.open:
+            return
+        hold.open = False
+        at = self._at(now)
+        for index, key, owner, cost in hold.parts:
+            algorithm, measure, held = self._token_rows[index]
+            _let_go(held, key, cost)
+            if owner != key:
+                _let_go(held, owner, cost)
+            used = costs[measure]
+            if used:
+                clients = self._clients[index]
+                payer, state = clients.find(key, at)
+                clients.put(payer, algorithm.charge(state, at, used))
+
+    def _at(self, now: float) -> int:
+        """Read the clock, which stands still here where it runs backwards."""
+        at = int(now * SECOND)
+        if at < self._latest:
+            return self._latest
+        self._latest = at
+        return at
+
     def peek(self, client: Binding, now: float) -> tuple[Standing, ...]:
         """Tell how each limit that applies stands; see `Store.peek`."""
         at = max(int(now * SECOND), self._latest)
         standings = []
         for key, index, ask, clients, name, amount, window in client:
             algorithm = self._limits[index].algorithm
-            _, state = clients.find(key, at)
+            owner, state = clients.find(key, at)
+            _, measure, held = self._token_rows[index]
+            if measure >= 0:
+                _, remaining, wait = algorithm.weigh(state, at, held.get(owner, 0), 0)
+                standings.append(Standing(name, amount, window, remaining, wait / SECOND))
+                continue
             after, remaining, wait = ask(state, at, 1)
             if after is not None:
                 remaining += 1
                 wait = 0 if state is None or not algorithm.is_live(state, at) else wait
             standings.append(Standing(name, amount, window, remaining, wait / SECOND))
         return tuple(standings)
+
+
+def _let_go(held: dict[PartitionKey, int], owner: PartitionKey, cost: int) -> None:
+    left = held[owner] - cost
+    if left:
+        held[owner] = left
+    else:
+        del held[owner]

@@ -24,6 +24,9 @@ _AROUND_MESSAGE = 4 * TOKEN_CHARS
 """Characters that a message counts besides its own: templates write some tokens around each, even around none."""
 
 
+_MESSAGE_INPUT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+
+
 class Chat:
     """A body with `messages`, and perhaps tools and more, all of which the model may read."""
 
@@ -92,10 +95,11 @@ class Messages(Chat):
     def usage(self, answer: Mapping[str, Any]) -> Usage | None:
         """Read the usage: of an answer, or of the `message_start` and `message_delta` events of a stream."""
         message = answer.get("message")
-        inner = message if type(message) is dict else answer
-        return reported(
-            inner, ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"), "output_tokens"
-        )
+        if type(message) is not dict:
+            return reported(answer, _MESSAGE_INPUT, "output_tokens")
+        begun = reported(message, _MESSAGE_INPUT, "output_tokens")
+        # What is generated is not known when it begins, though a count stands there.
+        return None if begun is None else Usage(begun.prompt_tokens, None, begun.compute_ms)
 
 
 class Responses(Chat):

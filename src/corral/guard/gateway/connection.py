@@ -205,7 +205,7 @@ class ClientConnection:
             self._answer_health(incoming)
             return
         try:
-            prepared = core.pipeline.prepare(visit, incoming.head, incoming.take_body())
+            prepared = core.pipeline.prepare(visit, incoming.head, incoming.take_body(), core.now())
         except Exception:  # noqa: BLE001  # fail closed: what cannot be judged is not served
             _log.exception("A request failed inside the guard")
             prepared = Refusal("internal", "The guard failed while admitting this request.", visit.route.errors,

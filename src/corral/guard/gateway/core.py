@@ -75,6 +75,7 @@ class Core:
         self.date = f"Date: {formatdate(usegmt=True)}\r\n".encode()
         now, wall = self.now(), time.time()
         self.wall_offset = wall - now
+        self.quota_headers.wall = wall
         self.pipeline.tick(now, wall)
         if self._flush_log is not None:
             self._flush_log()
