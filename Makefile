@@ -11,7 +11,7 @@ COMPILED := build/compiled
 PYTHON ?= $(shell scripts/find-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint compiled bench docs lock clean
+.PHONY: help setup demo test lint compiled bench goodput docs lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,7 +58,12 @@ bench: $(READY) compiled  ## Measure beside nginx and slowapi
 	scripts/install-servers bench
 	$(BIN)/python -m benchmarks
 
-docs: $(READY)  ## Build the site
+goodput: $(READY) compiled  ## Measure what honest clients get beside a flood, with and without Corral and its peers
+	scripts/install-servers bench
+	$(BIN)/python -m benchmarks.goodput
+
+docs: $(READY)  ## Write the page of settings, and build the site
+	$(BIN)/python -c 'from corral.policy.reference import reference; print(reference(), end="")' > docs/settings.md
 	$(BIN)/zensical build --clean
 
 lock: $(READY)  ## Renew the lock

@@ -30,6 +30,7 @@ COMPILED = (
     "corral/guard/gateway/exchange.py",
     "corral/guard/gateway/incoming.py",
     "corral/guard/gateway/outbox.py",
+    "corral/guard/gateway/reader.py",
     "corral/guard/gateway/upstream.py",
     "corral/guard/identity.py",
     "corral/guard/metrics.py",

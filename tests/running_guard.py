@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
@@ -163,14 +164,20 @@ async def _end(upstream: asyncio.Server) -> None:
 GuardFactory = Callable[..., RunningGuard]
 
 
-@pytest.fixture
-def start_guard() -> Iterator[GuardFactory]:
-    """Start a guard: `start_guard(handler, policy)`; the policy's addresses are filled in."""
+@contextmanager
+def guards() -> Iterator[GuardFactory]:
+    """Start guards: `start(handler, policy)`; the policy's addresses are filled in. All are stopped at the end."""
     running: list[tuple[RunningGuard, threading.Thread, asyncio.Server]] = []
+    raised: list[str] = []
+
+    def note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "corral" in repr(context):
+            raised.append(repr(context))
 
     def start(handler: Handler = _chat, policy: Policy | None = None) -> RunningGuard:
         policy = policy if policy is not None else Policy(auth="none")
         loop = uvloop.new_event_loop()
+        loop.set_exception_handler(note)
         thread = threading.Thread(target=loop.run_forever, daemon=True)
         thread.start()
         server, records = ScriptedServer(handler), Records()
@@ -193,10 +200,20 @@ def start_guard() -> Iterator[GuardFactory]:
         running.append((guard, thread, upstream))
         return guard
 
-    yield start
-    for guard, thread, upstream in running:
-        guard.call(guard.guard.stop(0))
-        guard.call(_end(upstream))
-        guard.loop.call_soon_threadsafe(guard.loop.stop)
-        thread.join(10)
-        guard.loop.close()
+    try:
+        yield start
+    finally:
+        for guard, thread, upstream in running:
+            guard.call(guard.guard.stop(0))
+            guard.call(_end(upstream))
+            guard.loop.call_soon_threadsafe(guard.loop.stop)
+            thread.join(10)
+            guard.loop.close()
+    assert raised == [], "the guard raised inside the event loop"
+
+
+@pytest.fixture
+def start_guard() -> Iterator[GuardFactory]:
+    """Start guards that live as long as one test; see `guards`."""
+    with guards() as start:
+        yield start

@@ -1,10 +1,12 @@
 """The documentation tells the truth: its links lead somewhere, its examples run, and nothing is left out."""
 
 import re
+import tomllib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_type_hints
 
+import jsonschema
 import pytest
 import typer.main
 from typer.testing import CliRunner
@@ -12,6 +14,8 @@ from typer.testing import CliRunner
 from corral.cli import app
 from corral.policy.load import load_policy
 from corral.policy.model import Policy, Quota
+from corral.policy.reference import reference
+from corral.policy.schema import schema
 from corral.policy.template import template
 from corral.scan.checks import CHECKS
 
@@ -73,6 +77,21 @@ def test_every_check_is_explained():
     page = (ROOT / "docs" / "scan.md").read_text()
     for check in CHECKS:
         assert f"`{check.id}`" in page
+
+
+def test_the_page_of_settings_is_the_models():
+    assert (ROOT / "docs" / "settings.md").read_text() == reference(), "run `make docs`"
+
+
+def test_the_written_policy_fits_the_schema():
+    text = re.sub(r"^#(?=[\w\[])", "", template(), flags=re.MULTILINE)
+    text = re.sub(r'^\w+ = (""|0)\n', "", text, flags=re.MULTILINE)  # the placeholders of what is absent
+    jsonschema.Draft202012Validator(schema()).validate(tomllib.loads(text))
+
+
+@pytest.mark.parametrize("wrong", ["listen = 3", "[bounds]\nmax_bdy = 1", '[[keys]]\nname = "x"', 'auth = "maybe"'])
+def test_the_schema_refuses_what_is_wrong(wrong):
+    assert not jsonschema.Draft202012Validator(schema()).is_valid(tomllib.loads(wrong))
 
 
 def test_every_setting_stands_in_the_written_policy():

@@ -18,8 +18,16 @@ def register(app: typer.Typer) -> None:
 def check(
     path: Annotated[Path, typer.Argument(help="The policy to read.")] = Path("corral.toml"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of policies instead, for editors; read none.")
+    ] = False,
 ) -> None:
     """Validate a policy, and say in words what the guard will do."""
+    if as_schema:
+        from corral.policy.schema import schema  # noqa: PLC0415  # keeps `corral --version` fast
+
+        print_json(schema())
+        return
     from corral.policy.explain import explain, warnings  # noqa: PLC0415  # keeps `corral --version` fast
     from corral.policy.load import load_policy  # noqa: PLC0415  # as above
 

@@ -29,6 +29,7 @@ class KeyWatch:
         self._store: KeyStore | None = None
         self._identity: _Identity | None = None
         self._version = -1
+        self._loaded = False
         self._trouble = ""
         self._said = ""
 
@@ -69,9 +70,10 @@ class KeyWatch:
     def _look(self) -> None:
         identity = _identify(self._path)
         if identity is None:
-            if self._store is not None or self._version != -1:
+            if self._store is not None or self._loaded:
                 self.close()
                 self._version = -1
+                self._loaded = False
                 self._ring.replace_stored(())
             return
         store = self._store
@@ -85,6 +87,7 @@ class KeyWatch:
             # What is written after this look changes the version again: nothing is missed.
             self._ring.replace_stored(store.all())
             self._version = version
+            self._loaded = True
 
 
 def _identify(path: Path) -> _Identity | None:

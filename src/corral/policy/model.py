@@ -162,6 +162,7 @@ class Concurrency:
 
     max_running: int = setting(4, help="Inference requests the server works on at once.", unit="requests")
     max_waiting: int = setting(64, help="Requests that may wait for a place; the next is refused.", unit="requests")
+    max_waiting_bytes: int = setting(16 * 1024 * 1024, help="Bodies that may wait for a place, together.", unit="bytes")
     max_wait: float = setting(30.0, help="Longest wait for a place.", unit="seconds")
 
 

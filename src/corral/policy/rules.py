@@ -145,7 +145,8 @@ def _tls_is_whole(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
 
 
 _AT_LEAST: tuple[tuple[str, str, float], ...] = (
-    ("concurrency", "max_running", 1), ("concurrency", "max_waiting", 0), ("concurrency", "max_wait", 0.001),
+    ("concurrency", "max_running", 1), ("concurrency", "max_waiting", 0), ("concurrency", "max_waiting_bytes", 0),
+    ("concurrency", "max_wait", 0.001),
     ("generation", "max_tokens", 1), ("generation", "max_prompt", 1), ("generation", "max_choices", 1),
     ("generation", "max_inputs", 1), ("generation", "max_logprobs", 0), ("generation", "max_logit_bias", 0),
     ("generation", "max_schema", 0), ("generation", "max_schema_depth", 1),

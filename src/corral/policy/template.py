@@ -99,6 +99,13 @@ def literal(value: object) -> str:
     return str(value) if isinstance(value, int) else f'"{value}"'
 
 
+def written(value: object) -> object:
+    """Give a value as a policy's reader finds it: a quota as text, a tuple as a list."""
+    if isinstance(value, Quota):
+        return describe_quota(value).replace(",", "")
+    return [written(item) for item in value] if isinstance(value, tuple) else value
+
+
 def kind_name(kind: Any) -> str:
     """Name a setting's type for people."""
     origin = get_origin(kind)

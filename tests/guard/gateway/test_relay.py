@@ -7,7 +7,8 @@ from hashlib import sha256
 
 import pytest
 
-from corral.policy.model import ApiKey, Bounds, Concurrency, LimitRule, Policy, Quota, Upstream
+from corral.policy.model import ApiKey, Bounds, Concurrency, LimitRule, Plan, Policy, Quota, Upstream
+from running_guard import CHAT, answer, post
 
 OPEN = Policy(auth="none")
 EVENTS = [b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'] * 3 + [
@@ -220,6 +221,46 @@ def test_a_flood_gives_its_newest_place_in_the_queue_to_another_client(start_gua
     for connection in connections:
         connection.close()
     guard.call(asyncio.wait_for(until(0, 0), 10))
+
+
+def test_a_plan_with_priority_gets_more_of_a_busy_server(start_guard):
+    released = threading.Event()
+
+    async def held(seen, writer):
+        while not released.is_set():
+            await asyncio.sleep(0.005)
+        writer.write(answer(CHAT))
+
+    def key(name, plan=None):
+        return ApiKey(name=name, sha256=sha256(name.encode()).hexdigest(), plan=plan)
+
+    guard = start_guard(
+        held,
+        Policy(
+            auth="keys",
+            keys=(key("first"), key("plain"), key("paying", "pro")),
+            plan={"pro": Plan(priority=4.0)},
+            concurrency=Concurrency(max_running=1),
+        ),
+    )
+
+    async def until(waiting):
+        while guard.guard.waiting != waiting:
+            await asyncio.sleep(0.005)
+
+    connections = []
+    for place, name in enumerate(["first", *["plain"] * 4, *["paying"] * 4]):
+        connections.append(guard.connect())
+        connections[-1].sendall(
+            post({"messages": [{"role": "user", "content": name}]}, headers=f"Authorization: Bearer {name}\r\n")
+        )
+        guard.call(asyncio.wait_for(until(place), 10))
+    released.set()
+    guard.settled(9)
+    order = [seen.json["messages"][0]["content"] for seen in guard.server.seen]
+    assert order == ["first", "plain", *["paying"] * 4, *["plain"] * 3]
+    for connection in connections:
+        connection.close()
 
 
 def test_who_waits_too_long_is_refused(start_guard):

@@ -182,9 +182,12 @@ def compute_time(answer: Mapping[str, Any]) -> float | None:
     timings = answer.get("timings")
     if type(timings) is not dict:
         return None
-    spent = [timings.get(name) for name in ("prompt_ms", "predicted_ms")]
-    known = [float(value) for value in spent if isinstance(value, int | float) and value >= 0]
-    return sum(known) if known else None
+    total: float | None = None
+    for name in ("prompt_ms", "predicted_ms"):
+        spent: Any = timings.get(name)
+        if (type(spent) is float or type(spent) is int) and spent >= 0:
+            total = spent + (total or 0.0)
+    return total
 
 
 def reported(answer: Mapping[str, Any], prompt: Iterable[str], completion: str) -> Usage | None:

@@ -22,9 +22,6 @@ from corral.guard.refusal import REASONS, Refusal, RefusalWriter
 from corral.policy.model import Policy
 from corral.policy.plans import all_limits, limits_of
 
-_RETRY_WHILE_LOADING = 2
-"""Seconds that a client is asked to wait for a server that is still loading its model."""
-
 _MOST_STARTS = 256
 
 _CHARS = 4
@@ -56,7 +53,10 @@ class Core:
         self.quota_headers = QuotaHeaders(policy.limits, {name: limits_of(policy, name) for name in policy.plan})
         self.refusals = RefusalWriter(all_limits(policy), self.quota_headers)
         self.admission: Admission[Exchange] = Admission(
-            policy.concurrency.max_running, policy.concurrency.max_waiting, policy.concurrency.max_wait
+            policy.concurrency.max_running,
+            policy.concurrency.max_waiting,
+            policy.concurrency.max_wait,
+            policy.concurrency.max_waiting_bytes,
         )
         self.draining = False
         self.date = b""
@@ -109,8 +109,6 @@ class Core:
             start = b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"Answer"))
             if content_type:
                 start += b"Content-Type: %b\r\n" % content_type
-            if status == 503:
-                start += b"Retry-After: %d\r\n" % _RETRY_WHILE_LOADING
             start += b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
             self._starts[status, content_type] = start
         return start
@@ -120,11 +118,13 @@ class Core:
     def enter(self, exchange: Exchange, now: float) -> None:
         """Ask for a place for `exchange`: it runs now, waits, or is refused."""
         visit = exchange.visit
-        key, asked = visit.caller.key, visit.asked
+        caller, asked = visit.caller, visit.asked
+        key, plan = caller.key, caller.plan
         outcome = self.admission.enter(
             exchange,
             now,
-            client=("address", visit.caller.address) if key is None else ("key", key.name),
+            client=("address", caller.address) if key is None else ("key", key.name),
+            weight=1.0 if plan is None else plan.priority,
             estimate=1.0 if asked is None else service(asked.prompt_chars / _CHARS, visit.cap * asked.choices),
             size_bytes=exchange.bytes_in,
         )
@@ -134,7 +134,7 @@ class Core:
             exchange.refuse_place(outcome.retry_after)
         elif outcome.displaced:
             for displaced in outcome.displaced:
-                displaced.refuse_place(self.admission.expected_wait())
+                self.loop.call_soon(displaced.refuse_place, self.admission.expected_wait())
 
     def leave(self, exchange: Exchange, usage: Usage | None) -> None:
         """Free the place of `exchange`, or its place in the queue; whoever is next runs."""

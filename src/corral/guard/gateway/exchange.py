@@ -19,6 +19,9 @@ _WHOLE = 1024 * 1024
 """The longest plain answer that is kept, in bytes, to read its usage from."""
 
 
+_RETRY_WHILE_LOADING = b"2"
+"""Seconds that a client is asked to wait for a server that does not say: it may still be loading its model."""
+
 # Enum members are looked up once: in CPython 3.11 an access through the class takes 0.9 µs, a global 0.02 µs.
 _TOKENISE = RouteClass.TOKENISE
 
@@ -127,7 +130,7 @@ class Exchange:
     # the answer, as the server sends it
 
     def answer_began(self, status: int, content_type: bytes, length: int | None) -> None:
-        """Write the answer's head anew: nothing of the server's own head passes but its status and its type."""
+        """Write the answer's head anew: of the server's own only its status, its type and its Retry-After pass."""
         self._first_byte = self._core.now()
         self._status = status
         self._answer_length = length
@@ -150,6 +153,9 @@ class Exchange:
             framing = b"Transfer-Encoding: chunked\r\n"
         if not client.keep_alive:
             framing += b"Connection: close\r\n"
+        if status == 503 or status == 429:
+            said = self._connection.retry_after if self._connection is not None else b""
+            framing += b"Retry-After: %b\r\n" % (said or _RETRY_WHILE_LOADING)
         visit = self.visit
         if visit.cap:
             framing += b"X-Corral-Max-Tokens: %d\r\n" % visit.cap
@@ -241,6 +247,8 @@ class Exchange:
 
     def refuse_place(self, retry_after: float) -> None:
         """No place: too many wait already, or this one waited too long. The client's quota is given back."""
+        if self._ended:
+            return
         self._core.pipeline.give_back(self.visit, self._core.now())
         route = self.visit.route
         message = f"All places are taken and the queue is full. Please try again in {math.ceil(retry_after)} seconds."

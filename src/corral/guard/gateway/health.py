@@ -60,6 +60,9 @@ class Health:
         if connection is None:
             self._settle(0)
             return
+        if not self._asking:
+            connection.abandon()  # it came too late
+            return
         self._connection = connection
         connection.send(self, b"GET /health HTTP/1.1\r\nHost: %b\r\n\r\n" % self._pool.host_header)
 

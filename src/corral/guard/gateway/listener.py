@@ -62,12 +62,12 @@ class Listener:
 
     def _tick(self) -> None:
         core = self._core
+        self._timer = core.loop.call_later(TICK, self._tick)
         now = core.now()
         core.tick()
         for connection in [c for c in self._connections if c.deadline <= now]:
             connection.overdue()
         core.expire(now)
-        self._timer = core.loop.call_later(TICK, self._tick)
 
     async def drain(self, timeout: float) -> None:
         """Let running requests finish, at most `timeout` seconds; then close what is left."""

@@ -22,6 +22,10 @@ _MAX_HEAD = 64 * 1024
 """The longest head of an answer, in bytes."""
 
 
+_MAX_RETRY_AFTER = 6
+"""Digits of the longest Retry-After that is passed on."""
+
+
 class AnswerReader(Protocol):
     """Who reads an answer. After `answer_ended` or `answer_failed` the connection calls no more."""
 
@@ -62,6 +66,7 @@ class UpstreamConnection:
         self._content_type = b""
         self._length: int | None = None
         self._chunked = False
+        self.retry_after = b""
         self._keep_alive = _DEFAULT_KEEP_ALIVE
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.reader: AnswerReader | None = None
@@ -128,7 +133,7 @@ class UpstreamConnection:
             self._fail("the head of the server's answer is too long")
             return
         reader.answer_flush()
-        if self._complete:
+        if self.reader is reader and self._complete:
             self._end(reader)
 
     def _end(self, reader: AnswerReader) -> None:
@@ -176,6 +181,7 @@ class UpstreamConnection:
     def on_message_begin(self) -> None:
         """Forget the answer before. A second answer to one request is nobody's: the connection is not used again."""
         self._poisoned = self._complete
+        self.retry_after = b""
         self._in_answer = False
         self._head_size = 0
         self._content_type = b""
@@ -195,6 +201,8 @@ class UpstreamConnection:
             self._length = int(value)
         elif name == b"transfer-encoding":
             self._chunked = True
+        elif name == b"retry-after":
+            self.retry_after = value if len(value) <= _MAX_RETRY_AFTER and value.isdigit() else b""
         elif name == b"keep-alive":
             self._note_keep_alive(value)
 
