@@ -11,6 +11,9 @@ from corral.guard.call import CURRENT, Call
 from corral.guard.door import Door
 from corral.guard.refusal import Refusal
 
+_DISCARD = 64 * 1024
+"""How much of a refused request's body is read over, in bytes."""
+
 Environ = dict[str, Any]
 Write = Callable[[bytes], object]
 StartResponse = Callable[..., Write]
@@ -65,13 +68,13 @@ class Exchange:
             verdict = door.enter(call, host)
         try:
             if isinstance(verdict, Refusal):
-                return self._refuse(verdict)
+                return self._refuse_unread(verdict, environ)
             if verdict is not None:
                 body = self._read_body(environ, whole=verdict.route.form is not None)
                 if body is not None and verdict.route.form is not None:
                     body = door.prepare(call, body) if isinstance(body, bytes) else body
                 if isinstance(body, Refusal):
-                    return self._refuse(body)
+                    return self._refuse_unread(body, environ)
                 if body is not None:
                     environ = _with_body(environ, body, prepared=verdict.route.form is not None)
                 refusal = self._ask_for_place() if verdict.needs_place else None
@@ -149,6 +152,16 @@ class Exchange:
             write(data)
 
         return counting
+
+    def _refuse_unread(self, refusal: Refusal, environ: Environ) -> list[bytes]:
+        """Refuse, and read over what is left of a short body: a server that closes over it resets the answer away."""
+        call = self._call
+        left = call.incoming.content_length() - call.bytes_in
+        if not call.incoming.content_length() and environ.get("wsgi.input_terminated", False):
+            left = _DISCARD
+        if 0 < left <= _DISCARD:
+            environ["wsgi.input"].read(left)
+        return self._refuse(refusal)
 
     def _refuse(self, refusal: Refusal) -> list[bytes]:
         with self._lock:
