@@ -243,7 +243,7 @@ class Pipeline:
         """Refuse a caller that is denied; what it is told changes once a second."""
         assert caller.denial is not None
         wait = caller.denied_until - now
-        seconds = max(1, math.ceil(wait))
+        seconds = max(1, math.ceil(wait - 1e-6))  # the sum with the clock may have rounded it up
         worst = max(caller.denial.violated, key=_wait)
         caller.told = Refusal(
             "quota_exceeded",
