@@ -3,14 +3,16 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from corral.engine.algorithm import SECOND
+from corral.engine.decision import Admit, Reservation
 from corral.engine.gcra import Gcra
-from corral.engine.limit import limits_from
+from corral.engine.limit import Limit, limits_from
 from corral.engine.window import Window
 from corral.policy.model import LimitRule, Quota
+from corral.stores.memory import MemoryStore
 
 WINDOWS = st.sampled_from([1.0, 60.0, 3600.0, 0.5, 7.0, 86400.0])
 GAPS = st.lists(st.integers(0, 40 * SECOND), min_size=1, max_size=80)
@@ -156,3 +158,41 @@ def test_limits_are_built_from_rules():
     assert (first.name, second.name) == ("a", "b")
     assert isinstance(first.algorithm, Gcra)
     assert isinstance(second.algorithm, Window)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    burst=st.integers(1, 6),
+    steps=st.lists(st.tuples(st.integers(0, 700), st.booleans(), st.integers(0, 5)), max_size=60),
+)
+@example(
+    burst=2,
+    steps=[
+        (0, False, 0),
+        (0, False, 0),
+        (500, True, 0),
+        (1000, False, 0),
+        (0, False, 0),
+        (0, True, 0),
+        (500, False, 0),
+    ],
+)
+def test_whatever_is_given_back_the_kept_requests_keep_to_the_limit(burst, steps):
+    """Refunds in any order: those that were not refunded never exceed the burst and what came back since."""
+    interval = 1000
+    limits = MemoryStore([Limit("x", Gcra(1, interval / 1000, burst))])
+    who = limits.bind(("a",))
+    now = 1_000_000
+    kept: list[tuple[int, Reservation]] = []
+    for wait, refund, which in steps:
+        now += wait
+        if refund and kept:
+            limits.give_back(kept.pop(which % len(kept))[1], now / 1000)
+        else:
+            decision = limits.take(who, now / 1000)
+            if isinstance(decision, Admit):
+                kept.append((now, decision.reservation))
+    times = [at for at, _ in kept]
+    for first, start in enumerate(times):
+        for last in range(first, len(times)):
+            assert (last - first + 1 - burst) * interval <= times[last] - start + 1

@@ -11,8 +11,12 @@ from dataclasses import replace
 
 import pytest
 
+from corral.dialects import dialect
+from corral.engine import limits_from
 from corral.errors import PolicyError
 from corral.guard.logins import Logins
+from corral.guard.pipeline import Pipeline, Visit
+from corral.guard.refusal import Refusal
 from corral.policy.load import load_policy
 from corral.policy.model import (
     Concurrency,
@@ -23,6 +27,7 @@ from corral.policy.model import (
     Quota,
     Upstream,
 )
+from corral.stores.memory import MemoryStore
 from running_guard import CHAT, RunningGuard, answer, api_key, post
 
 HI = [{"role": "user", "content": "hi"}]
@@ -224,6 +229,22 @@ def test_a_refusal_leaves_the_time_of_return_where_it_was(start_guard):
     told = [int(header(guard.exchange(), "Retry-After") or 0) for _ in range(20)]
     assert max(told) <= 1800
     assert told == sorted(told, reverse=True)
+
+
+def test_rounding_makes_no_time_of_return_a_second_later():
+    """Adding a wait to the clock and taking the clock off again may give a little more than the wait."""
+    policy = limited(OPEN, 2, burst=1)
+    told = set()
+    for now in (7000.0 + number / 1000 for number in range(500)):
+        store = MemoryStore(limits_from(policy.limits))
+        logins = Logins(policy.max_failed_logins)
+        pipeline = Pipeline(policy, dialect("llamacpp"), store, logins, open_to_all=True, check_host=False)
+        session = pipeline.session("192.0.2.1")
+        assert isinstance(pipeline.enter(b"GET", b"/v1/models", {}, session, now), Visit)
+        refused = pipeline.enter(b"GET", b"/v1/models", {}, session, now)
+        assert isinstance(refused, Refusal)
+        told.add(refused.retry_after)
+    assert told == {1800}
 
 
 # streams

@@ -24,7 +24,8 @@ class Clients:
     already in the young generation.
     """
 
-    __slots__ = ("_algorithm", "_capacity", "_cells", "_old", "_seed", "overflowed", "rotate_at", "young")
+    __slots__ = ("_algorithm", "_capacity", "_cells", "_old", "_returned", "_returned_most", "_returned_old", "_seed",
+                 "overflowed", "rotate_at", "young")  # fmt: skip
 
     def __init__(self, algorithm: Algorithm, capacity: int, seed: bytes) -> None:
         self._algorithm = algorithm
@@ -33,6 +34,9 @@ class Clients:
         self.young: dict[PartitionKey, int] = {}
         self._old: dict[PartitionKey, int] = {}
         self._cells: dict[PartitionKey, int] = {}
+        self._returned: dict[PartitionKey, int] = {}
+        self._returned_old: dict[PartitionKey, int] = {}
+        self._returned_most = 0
         self.rotate_at = 0
         self.overflowed = 0
 
@@ -63,6 +67,21 @@ class Clients:
         else:
             table[key] = state
 
+    def returned(self, key: PartitionKey) -> int:
+        """Say what was given back to a client while later charges stood, in the units of its state, ever growing.
+
+        That moves the end of every later charge forward, which those charges cannot know: what has grown since one was
+        made is taken off what it may give back. Too much may be taken off (a charge is not told from a later one, nor
+        those that were forgotten from one another), never too little.
+        """
+        if not self._returned and not self._returned_old:
+            return self._returned_most
+        return self._returned.get(key) or self._returned_old.get(key, self._returned_most)
+
+    def add_returned(self, key: PartitionKey, amount: int) -> None:
+        """Note that `amount` was given back to a client while later charges stood."""
+        self._returned[key] = self.returned(key) + amount
+
     def current(self, key: PartitionKey) -> int | None:
         """Return the state of a key that `find` returned before, without looking for a cell."""
         for table in (self.young, self._old, self._cells):
@@ -89,6 +108,10 @@ class Clients:
         self.young = {}
         self.rotate_at = now + horizon
         is_live = self._algorithm.is_live
+        for gone in (self._returned_old, {} if fresh else self._returned):
+            self._returned_most = max(self._returned_most, *gone.values(), 0)
+        self._returned_old = self._returned if fresh else {}
+        self._returned = {}
         self._cells = {cell: state for cell, state in self._cells.items() if is_live(state, now)}
 
 

@@ -21,11 +21,15 @@ class Standing(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """What one limit was charged: its index in the store, whom it counted, and the state that the charge left."""
+    """What one limit was charged: its index in the store, whom it counted, and the state that the charge left.
+
+    `returned` is what had been given back out of order until then (see `Clients.returned`).
+    """
 
     limit: int
     key: PartitionKey
     state: int
+    returned: int
 
 
 class Reservation(NamedTuple):

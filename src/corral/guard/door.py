@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from corral.dialects import dialect
-from corral.dialects.model import ErrorStyle
+from corral.dialects.model import ErrorStyle, Usage
 from corral.engine import limits_from
 from corral.engine.admission import Admission, Refused, Running, Waiting
 from corral.engine.fairqueue import service
@@ -218,7 +218,7 @@ class Door:
         assert visit is not None
         assert self._pipeline is not None
         try:
-            prepared = self._pipeline.prepare(visit, call.incoming.head, body)
+            prepared = self._pipeline.prepare(visit, call.incoming.head, body, self.now())
             return for_app(body, prepared, visit.cap) if isinstance(prepared, bytes) else prepared
         except Exception:  # noqa: BLE001  # as above
             return self._failed(visit.route.name, visit.route.errors)
@@ -284,6 +284,18 @@ class Door:
 
     # the end
 
+    def _settle_tokens(self, visit: Visit, refusal: Refusal | None, usage: Usage | None, now: float) -> None:
+        """Charge the tokens that were used; none where the application's model never had the request."""
+        assert self._pipeline is not None
+        held, visit.tokens = visit.tokens, None
+        quota = self._pipeline.token_quota
+        if held is None or quota is None:
+            return
+        if refusal is not None and refusal.kind != "upstream_timeout":
+            quota.release(held, now)
+        else:
+            quota.settle(held, usage, now)
+
     def finish(self, call: Call, ending: str, refusal: Refusal | None = None) -> None:
         """End a call, once: its place goes to whoever is next, and the request is recorded."""
         if call.ended:
@@ -291,6 +303,8 @@ class Door:
         call.ended = True
         now = self.now()
         usage = call.usage.usage() if call.usage is not None and refusal is None else None
+        if call.visit is not None and call.visit.tokens is not None:
+            self._settle_tokens(call.visit, refusal, usage, now)
         if call.queued:
             if usage is not None and usage.prompt_tokens is not None:
                 self.admission.settle(call, service(usage.prompt_tokens, usage.completion_tokens or 0))

@@ -66,14 +66,14 @@ class MemoryStore:
                 standing = _new(Standing, (name, amount, window, 0, wait / SECOND))
                 violated = (standing,) if violated is None else (*violated, standing)
             elif violated is None:
-                charges.append(_new(Charge, (index, owner, after)))
+                charges.append(_new(Charge, (index, owner, after, clients.returned(owner))))
                 if remaining / amount < least:
                     least = remaining / amount
                     tightest = (name, amount, window, remaining, wait / SECOND)
         if violated is not None:
             wait = violated[0].reset if len(violated) == 1 else max(standing.reset for standing in violated)
             return _new(Deny, (violated, wait))
-        for index, owner, after in charges:
+        for index, owner, after, _ in charges:
             clients = self._clients[index]
             if owner in clients.young:
                 clients.young[owner] = after
@@ -85,11 +85,20 @@ class MemoryStore:
     def give_back(self, reservation: Reservation, now: float) -> None:
         """Undo a charge; see `Store.give_back`."""
         at = max(int(now * SECOND), self._latest)
-        for index, owner, charged in reservation.charges:
+        for index, owner, charged, returned in reservation.charges:
             clients = self._clients[index]
             state = clients.current(owner)
-            if state is not None:
-                clients.put(owner, self._limits[index].algorithm.give_back(state, charged, at, reservation.cost))
+            if state is None:
+                continue
+            algorithm = self._limits[index].algorithm
+            if algorithm.begins:
+                clients.put(owner, algorithm.give_back(state, charged, at, reservation.cost))
+                continue
+            ends = charged - (clients.returned(owner) - returned)
+            after = algorithm.give_back(state, ends, at, reservation.cost)
+            clients.put(owner, after)
+            if state != charged:
+                clients.add_returned(owner, state - (at * algorithm.amount if after is None else after))
 
     def hold(self, client: Binding, now: float, costs: Costs) -> Hold | Deny:
         """Hold of every limit, or of none; see `Store.hold`.
