@@ -240,7 +240,7 @@ def test_a_limit_above_the_registration_stops_the_start():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("often",), "is no quota"), (("0/minute",), "must be from 1"), (("5 tokens/minute",), "tokens cannot be applied"),
+    (("often",), "is no quota"), (("0/minute",), "must be from 1"), (("5 tokens/minute",), "tokens cannot be counted"),
 ])  # fmt: skip
 def test_a_wrong_quota_is_an_error_where_it_is_written(arguments, message):
     with pytest.raises(corral.CorralError, match=message):

@@ -294,3 +294,13 @@ def test_a_policy_file_is_used(tmp_path):
 def test_importing_corral_loads_nothing():
     code = "import sys, corral; print(sorted({'anyio','orjson','httptools','asyncio'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_tokens_are_held_while_a_request_runs_and_charged_as_it_used_them():
+    rule = LimitRule(name="tokens", quota=Quota(100, 3600.0, "tokens"))
+    policy = replace(OPEN, limits=(rule,), generation=replace(Generation(), max_tokens=60))
+    with serve_asgi(echo(policy=policy, records=Records())) as client:
+        body = {"messages": [{"role": "user", "content": "hi"}]}
+        seen = [client.post(body, "/v1/chat/completions").status for _ in range(8)]
+    assert seen[:4] == [200] * 4  # eight of each are used; were the reserved ones kept, the second had no room
+    assert seen[-1] == 429

@@ -294,7 +294,6 @@ def test_a_stream_is_limited_and_told_its_quota_as_any_answer_is(start_guard):
     ("text", "said"),
     [
         ('auth = "none"\n[[limits]]\nname = "a"\nquota = "1/minute"\nper = "key"\n', "nobody has a key"),
-        ('[[limits]]\nname = "a"\nquota = "1000 tokens/minute"\n', "tokens"),
         ('[[limits]]\nname = "a"\nquota = "1/minute"\nprr = "key"\n', "prr"),
         ('[[limit]]\nname = "a"\nquota = "1/minute"\n', "limit"),
     ],
