@@ -30,6 +30,7 @@ def serving(handle) -> Iterator[str]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # what was aborted is closed in a later turn
 
     server = asyncio.run_coroutine_threadsafe(start(), loop).result(5)
     try:

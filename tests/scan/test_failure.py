@@ -72,11 +72,15 @@ def tls_server(tmp_path):
     thread.start()
 
     async def close(reader, writer):
-        writer.close()
+        writer.transport.abort()
+
+    async def stop():
+        server.close()
+        await asyncio.sleep(0.01)  # what was aborted is closed in a later turn
 
     server = asyncio.run_coroutine_threadsafe(asyncio.start_server(close, "127.0.0.1", 0, ssl=context), loop).result(5)
     yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    loop.call_soon_threadsafe(server.close)
+    asyncio.run_coroutine_threadsafe(stop(), loop).result(5)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(5)
     loop.close()
