@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import ctypes
 import json
 import math
 import os
@@ -128,6 +129,7 @@ def main() -> int:
     parser.add_argument("--flood", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.flood:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no flood outlives who ordered it
         port, rate = options.flood.split(":")
         asyncio.run(flood(int(port), _FLOODING, float(rate), _AT_ONCE))
     servers = [it for it in SERVERS if options.only is None or it.name in options.only.split(",")]
