@@ -74,8 +74,8 @@ def _wanted() -> bool:
 def compile_to(folder: Path, source: Path) -> list[Path]:
     """Compile the modules below `source` into `folder`; returns the extension modules."""
     from mypyc.build import mypycify  # noqa: PLC0415  # there only where it is wanted
-    from setuptools import Distribution  # noqa: PLC0415
-    from setuptools.command.build_ext import build_ext  # noqa: PLC0415
+    from setuptools import Distribution  # noqa: PLC0415  # as above
+    from setuptools.command.build_ext import build_ext  # noqa: PLC0415  # as above
 
     before, arguments = Path.cwd(), sys.argv
     os.chdir(source)
