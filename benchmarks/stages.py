@@ -19,9 +19,10 @@ from corral.dialects.streams import last_usage
 from corral.engine.decision import Standing
 from corral.engine.limit import limits_from
 from corral.guard.access_log import json_line
+from corral.guard.caller import Visit
 from corral.guard.logins import Logins
 from corral.guard.metrics import Metrics
-from corral.guard.pipeline import Pipeline, Visit
+from corral.guard.pipeline import Pipeline
 from corral.guard.quota_headers import QuotaHeaders
 from corral.guard.record import Finished
 from corral.guard.refusal import Refusal, RefusalWriter

@@ -8,11 +8,12 @@ from tests.guard.test_credentials import stored
 from corral.dialects import dialect
 from corral.engine import limits_from
 from corral.guard.authenticator import Authenticator
+from corral.guard.caller import Head, Session, Visit
 from corral.guard.credentials import EXPIRED, Credential, KeyRing, Rejection
 from corral.guard.key_store import KeyStore
 from corral.guard.key_watch import KeyWatch
 from corral.guard.logins import Logins
-from corral.guard.pipeline import Head, Pipeline, Session, Visit
+from corral.guard.pipeline import Pipeline
 from corral.guard.refusal import Refusal
 from corral.policy.model import LimitRule, Plan, Policy, Quota
 from corral.policy.plans import all_limits

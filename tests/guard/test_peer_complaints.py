@@ -14,8 +14,9 @@ import pytest
 from corral.dialects import dialect
 from corral.engine import limits_from
 from corral.errors import PolicyError
+from corral.guard.caller import Visit
 from corral.guard.logins import Logins
-from corral.guard.pipeline import Pipeline, Visit
+from corral.guard.pipeline import Pipeline
 from corral.guard.refusal import Refusal
 from corral.policy.load import load_policy
 from corral.policy.model import (

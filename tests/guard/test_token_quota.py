@@ -60,7 +60,7 @@ def left(guard) -> dict[str, int]:
 
 async def _left(guard) -> dict[str, int]:
     pipeline = guard.guard._core.pipeline
-    caller = pipeline._admit("127.0.0.1", None)
+    caller = pipeline._callers.admit("127.0.0.1", None)
     store = pipeline._store
     standings = [*store.peek(caller.limits, guard.loop.time()), *store.peek(caller.token_limits, guard.loop.time())]
     return {standing.name: standing.remaining for standing in standings}

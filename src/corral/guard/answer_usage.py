@@ -1,8 +1,11 @@
 """What an application's answer says of the tokens it used, read while the answer passes."""
 
+from typing import Any
+
+import orjson
+
 from corral.dialects.model import Form, Route, RouteClass, Usage
 from corral.dialects.streams import last_usage
-from corral.guard.pipeline import read_json
 
 _TAIL = 64 * 1024
 """How much of a stream's end is kept, in bytes: llama-server's last event repeats the prompt."""
@@ -50,3 +53,11 @@ class AnswerUsage:
             return last_usage(self._form, whole[-_TAIL:])
         answer = read_json(whole)
         return self._form.usage(answer) if isinstance(answer, dict) else None
+
+
+def read_json(body: bytes) -> Any:
+    """Read a JSON value from the server; None where there is none."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None

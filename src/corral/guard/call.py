@@ -3,8 +3,8 @@
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from corral.guard.caller import Session, Visit
 from corral.guard.gateway.incoming import Incoming
-from corral.guard.pipeline import Session, Visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,6 +26,7 @@ from corral.guard.app_body import for_app
 from corral.guard.app_routes import APP, AppRoutes, Unknown
 from corral.guard.authenticator import Authenticator, TokenJudge
 from corral.guard.call import Call
+from corral.guard.caller import Visit
 from corral.guard.credentials import KeyRing
 from corral.guard.door_answers import Answers, Rendered
 from corral.guard.door_policy import keyless_on_trust
@@ -35,7 +36,7 @@ from corral.guard.identity import Identity
 from corral.guard.key_watch import KeyWatch
 from corral.guard.logins import Logins
 from corral.guard.metrics import Metrics
-from corral.guard.pipeline import Pipeline, Visit
+from corral.guard.pipeline import Pipeline
 from corral.guard.record import RecordSink
 from corral.guard.refusal import Refusal
 from corral.policy.explain import asks_for_keys

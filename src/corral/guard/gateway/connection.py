@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING, Final, cast
 
 from corral.dialects.model import ErrorStyle, RouteClass
+from corral.guard.caller import Session, Visit
 from corral.guard.gateway.exchange import Exchange
 from corral.guard.gateway.health import health_answer
 from corral.guard.gateway.incoming import TOO_LARGE, Incoming
 from corral.guard.gateway.reader import RequestReader
-from corral.guard.pipeline import Session, Visit
 from corral.guard.refusal import Refusal
 
 if TYPE_CHECKING:

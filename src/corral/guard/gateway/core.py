@@ -9,13 +9,14 @@ from itertools import count
 from corral.dialects.model import Route, Usage
 from corral.engine.admission import Admission, Refused, Running
 from corral.engine.fairqueue import service
+from corral.guard.caller import Session
 from corral.guard.gateway.exchange import Exchange
 from corral.guard.gateway.health import Health
 from corral.guard.gateway.incoming import Incoming
 from corral.guard.gateway.outbox import Outbox
 from corral.guard.gateway.upstream import UpstreamPool
 from corral.guard.metrics import Metrics
-from corral.guard.pipeline import Pipeline, Session
+from corral.guard.pipeline import Pipeline
 from corral.guard.quota_headers import QuotaHeaders
 from corral.guard.record import Finished, RecordSink
 from corral.guard.refusal import REASONS, Refusal, RefusalWriter

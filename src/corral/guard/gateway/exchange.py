@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from corral.dialects.model import ErrorStyle, RouteClass, Usage
 from corral.dialects.streams import last_usage
+from corral.guard.answer_usage import read_json
+from corral.guard.caller import Visit
 from corral.guard.gateway.upstream import UpstreamConnection
-from corral.guard.pipeline import Visit, read_json
 from corral.guard.refusal import Refusal
 
 if TYPE_CHECKING:
