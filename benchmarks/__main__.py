@@ -11,10 +11,9 @@ from types import FrameType
 from typing import TypeVar
 
 from benchmarks import report
-from benchmarks.bars import judge
-from benchmarks.cases import CASES, VARIED, Case
-from benchmarks.contestants import CONTESTANTS, Contestant
-from benchmarks.contestants.slowapi import Slowapi
+from benchmarks.bars import judge, judge_latency
+from benchmarks.cases import CASES, VARIED
+from benchmarks.contestants import CONTESTANTS
 from benchmarks.cores import choose, physical
 from benchmarks.machine import describe
 from benchmarks.measure import Bench, Plan, Result
@@ -29,7 +28,7 @@ _LATEST = Path(__file__).with_name("latest.json")
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Corral beside nginx and slowapi.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Corral beside its peers.")
     parser.add_argument("--quick", action="store_true", help="three runs of one second: for development")
     parser.add_argument("--runs", type=int, help="runs of each contestant in each case (default 5)")
     parser.add_argument("--seconds", type=int, help="length of a run (default 3)")
@@ -66,11 +65,6 @@ def _progress(text: str) -> None:
         sys.stderr.flush()
 
 
-def _entrants(case: Case, contestants: list[Contestant]) -> list[Contestant]:
-    """Leave slowapi out of what is only for information: it is slow enough to take most of the time."""
-    return [it for it in contestants if case in CASES or not isinstance(it, Slowapi)]
-
-
 def main(options: argparse.Namespace) -> int:
     """Measure, print, write. Returns the process's exit status."""
     machine, how, cores = describe(), plan(options), choose(physical())
@@ -86,22 +80,22 @@ def main(options: argparse.Namespace) -> int:
     print()
     results: list[Result] = []
     with Bench(how, cores, _progress) as bench:
-        rate, share = bench.upstream_alone(CASES[1])
+        rate, share, direct = bench.upstream_alone(CASES[1])
         _progress("")
         print(f"the upstream alone, by TCP: {rate:,.0f} completions/s, using {share:.0%} of a core "
               f"({rate / share:,.0f} a second of its own processor time)\n")  # fmt: skip
         for case in options.cases:
-            results.append(bench.measure(case, _entrants(case, present)))
+            results.append(bench.measure(case, [it for it in present if it.plays(case)]))
             _progress("")
             print(report.table(results[-1]))
             print(_seen(results[-1]))
-    outcomes = judge(results)
-    print(report.bars(outcomes))
+    outcomes, latency = judge(results), judge_latency(results, direct)
+    print(report.bars([*outcomes, *latency]))
     taken = datetime.now(UTC).isoformat(timespec="seconds")
-    content = report.document(results, outcomes, machine, how, taken)
+    content = report.document(results, outcomes, machine, how, taken, latency)
     options.output.write_text(json.dumps(content, indent=2) + "\n")
     print(f"\nwritten to {options.output}")
-    return 1 if options.check and not all(outcome.passed for outcome in outcomes) else 0
+    return 1 if options.check and not all(outcome.passed for outcome in (*outcomes, *latency)) else 0
 
 
 def _seen(result: Result) -> str:

@@ -127,19 +127,22 @@ class Bench:
             how = "Unix socket" if unix else "TCP"
             return Result(case, tuple(turn.series for turn in turns), how)
 
-    def upstream_alone(self, case: Case) -> tuple[float, float]:
-        """Load the upstream itself by TCP. Returns answers a second, and the share of a core that it used."""
+    def upstream_alone(self, case: Case) -> tuple[float, float, float]:
+        """Load the upstream itself by TCP.
+
+        Returns answers a second, the share of a core that it used, and its median latency with one connection, in
+        milliseconds.
+        """
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(dir=self._folder)))
             script = folder / "requests.lua"
             script.write_text(wrk.script(case))
             upstream = stack.enter_context(running_upstream(self._binary, folder, self._cores.upstream, unix=False))
+            url, core, seconds = f"http://127.0.0.1:{upstream.port}", self._cores.client, self._plan.seconds
             cpu = upstream.process.cpu_seconds()
-            load = wrk.run(
-                f"http://127.0.0.1:{upstream.port}", script, self._plan.seconds, self._plan.connections,
-                self._cores.client,
-            )  # fmt: skip
-            return load.per_second, (upstream.process.cpu_seconds() - cpu) / load.seconds
+            load = wrk.run(url, script, seconds, self._plan.connections, core)
+            share = (upstream.process.cpu_seconds() - cpu) / load.seconds
+            return load.per_second, share, wrk.run(url, script, max(1, seconds // 2), 1, core).p50_ms
 
     def _enter(
         self, stack: ExitStack, contestant: Contestant, case: Case, upstream: Upstream, folder: Path, script: Path

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.bars import Outcome
+from benchmarks.bars import LatencyOutcome, Outcome
 from benchmarks.cases import CASES
 from benchmarks.measure import Plan, Result, Series
 
@@ -17,7 +17,7 @@ def table(result: Result) -> str:
     baseline = result.series[0]
     lines = [
         f"{result.case.title}  [upstream by {result.upstream}]",
-        f"{'':14}{'median/s':>9}{'min':>9}{'max':>9}{'ratio to ' + baseline.contestant:>18}"
+        f"{'':19}{'median/s':>9}{'min':>9}{'max':>9}{'ratio to ' + baseline.contestant:>18}"
         f"{'per CPU s':>10}{'ratio':>7}{'p50 ms':>8}{'p99 ms':>8}{'server':>8}{'wrk':>6}{'upstream':>9}{'others':>10}",
     ]
     lines += [_row(series, baseline) for series in result.series]
@@ -32,7 +32,7 @@ def _row(series: Series, baseline: Series) -> str:
     ratio = f"{series.median / baseline.median:.3f} ({low:.2f}–{high:.2f})"
     others = f"{_cpu(series, 'others_cpu'):.0%}, {_cpu(series, 'others_at_client'):.0%}"
     return (
-        f"{series.contestant:14}{series.median:9,.0f}{min(rates):9,.0f}{max(rates):9,.0f}{ratio:>18}"
+        f"{series.contestant:19}{series.median:9,.0f}{min(rates):9,.0f}{max(rates):9,.0f}{ratio:>18}"
         f"{series.per_cpu_second:10,.0f}{series.per_cpu_second / baseline.per_cpu_second:7.3f}{p50:8.3f}{p99:8.3f}"
         f"{_cpu(series, 'server_cpu'):8.0%}{_wrk_cpu(series):6.0%}{_cpu(series, 'upstream_cpu'):9.0%}{others:>10}"
     )
@@ -74,14 +74,19 @@ def notes(result: Result) -> list[str]:
     return said
 
 
-def bars(outcomes: Sequence[Outcome]) -> str:
+def bars(outcomes: Sequence[Outcome | LatencyOutcome]) -> str:
     """Write the bars, one a line."""
     title = "Bars, by the ratio of the medians (in brackets: by answers in a second of processor time)"
     return "\n".join([title, *(outcome.words for outcome in outcomes)])
 
 
 def document(
-    results: Sequence[Result], outcomes: Sequence[Outcome], machine: Mapping[str, Any], plan: Plan, taken: str
+    results: Sequence[Result],
+    outcomes: Sequence[Outcome],
+    machine: Mapping[str, Any],
+    plan: Plan,
+    taken: str,
+    latency: Sequence[LatencyOutcome] = (),
 ) -> dict[str, Any]:
     """Build latest.json: `machine`, `cases` in requests/s, and apart from them whatever qualifies these."""
     promised = [result for result in results if result.case in CASES]
@@ -100,6 +105,17 @@ def document(
                 "passed": outcome.passed,
             }
             for outcome in outcomes
+        ],
+        "latency_bars": [
+            {
+                "case": outcome.bar.case,
+                "peer": outcome.bar.peer,
+                "at_most": outcome.bar.factor,
+                "ratio": round(outcome.ratio, 3),
+                "added_ms": {"corral": round(outcome.ours_ms, 4), outcome.bar.peer: round(outcome.theirs_ms, 4)},
+                "passed": outcome.passed,
+            }
+            for outcome in latency
         ],
         "spread": {
             result.case.name: {series.contestant: _spread(series, result.series[0]) for series in result.series}

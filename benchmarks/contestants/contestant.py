@@ -28,6 +28,10 @@ class Contestant(Protocol):
         """Name what is not installed and may be absent; a contestant that misses something does not take part."""
         ...
 
+    def plays(self, case: Case) -> bool:
+        """Tell whether it takes part in `case`."""
+        ...
+
     def set_up(self, case: Case, port: int, upstream: Upstream, folder: Path) -> Setup:
         """Say how to start it on `port` of 127.0.0.1 with everything it writes within `folder`."""
         ...

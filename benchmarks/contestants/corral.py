@@ -4,8 +4,9 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-from benchmarks.cases import KEY, Case
+from benchmarks.cases import CASES, KEY, Case
 from benchmarks.contestants.contestant import Setup
+from benchmarks.processes import free_port
 from benchmarks.upstream import Upstream
 
 _POLICY = """\
@@ -24,7 +25,7 @@ per = "client"
 name = "address"
 quota = "1000000/second"
 per = "address"
-
+{more}
 [upstream]
 max_connections = 160
 
@@ -37,6 +38,27 @@ format = "json"
 
 [credentials]
 store = ""
+"""
+
+_EVERYTHING = """
+[[limits]]
+name = "day"
+quota = "1000000000/day"
+per = "client"
+algorithm = "window"
+
+[[limits]]
+name = "all"
+quota = "1000000/second"
+per = "everyone"
+
+[[limits]]
+name = "tokens"
+quota = "1000000000 tokens/second"
+per = "client"
+
+[admin]
+listen = "127.0.0.1:{admin}"
 """
 
 
@@ -57,13 +79,19 @@ class Corral:
     @property
     def missing(self) -> str:
         """Name what is not there: the compiled modules, before `make compiled`."""
-        return "" if next(_COMPILED.rglob("pipeline.*.so"), None) else "the compiled build (make compiled)"
+        return "" if next(_COMPILED.rglob("gateway/exchange.*.so"), None) else "the compiled build (make compiled)"
+
+    def plays(self, case: Case) -> bool:
+        """Tell that it takes part in everything."""
+        del case
+        return True
 
     def set_up(self, case: Case, port: int, upstream: Upstream, folder: Path) -> Setup:
         """Write the policy."""
         policy = _POLICY.format(
             digest=sha256(KEY.encode()).hexdigest(),
             client="1/minute" if case.refuses else "1000000/second",
+            more=self._more(),
         )
         command = (
             *self._environment,
@@ -79,11 +107,31 @@ class Corral:
         )
         return Setup(command, {"corral.toml": policy})
 
+    def _more(self) -> str:
+        return ""
+
+
+class Everything(Corral):
+    """The same with everything on: four quotas of requests and one of tokens, and metrics."""
+
+    name = "corral-everything"
+    conditions = (
+        "the same with two more quotas of requests (by day, and of everyone together), a quota of tokens that is held "
+        "and settled for every request, and metrics"
+    )
+
+    def _more(self) -> str:
+        return _EVERYTHING.format(admin=free_port())
+
 
 class Interpreted(Corral):
-    """The same without the compiled modules, as where there is no wheel for the platform."""
+    """Corral without the compiled modules, as where there is no wheel for the platform."""
 
     name = "corral-interpreted"
-    conditions = "the same, every module interpreted"
+    conditions = "as corral, every module interpreted"
     missing = ""
     _environment = ()
+
+    def plays(self, case: Case) -> bool:
+        """Tell that it takes part in what the bars speak of."""
+        return case in CASES

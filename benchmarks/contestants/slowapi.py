@@ -4,7 +4,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.cases import Case
+from benchmarks.cases import CASES, Case
 from benchmarks.contestants.contestant import Setup
 from benchmarks.upstream import Upstream
 
@@ -24,6 +24,10 @@ class Slowapi:
     def missing(self) -> str:
         """Name the client library if it is not installed."""
         return "" if find_spec(self._client) else self._client
+
+    def plays(self, case: Case) -> bool:
+        """Tell that it takes part in what the bars speak of: it is slow enough to take most of the time."""
+        return case in CASES
 
     def set_up(self, case: Case, port: int, upstream: Upstream, folder: Path) -> Setup:
         """Start the application of `slowapi_app.py`; it needs no files. -P: this folder holds its namesakes."""
