@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCK := requirements/dev.lock
+# What the benchmarks compare with, in an environment of its own.
+PEERS := .venv-peers
 # What users of a compiled wheel get: found first by what runs with PYTHONPATH=$(COMPILED).
 COMPILED := build/compiled
 # Debian builds its Python with profile-guided optimisation, which makes the guard a third faster.
@@ -54,9 +56,15 @@ lint: $(READY)  ## Check style, types and the direction of imports
 	$(BIN)/mypy --no-error-summary src
 	$(BIN)/lint-imports --no-logo > imports.txt || { cat imports.txt; exit 1; }
 
-bench: $(READY) compiled  ## Measure beside nginx and slowapi
+bench: $(READY) compiled $(PEERS)/.ready  ## Measure beside nginx, Envoy, LiteLLM and slowapi
 	scripts/install-servers bench
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.memory
+
+$(PEERS)/.ready: requirements/peers.lock scripts/find-python
+	"$(PYTHON)" -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/peers.lock
+	@touch $@
 
 goodput: $(READY) compiled  ## Measure what honest clients get beside a flood, with and without Corral and its peers
 	scripts/install-servers bench
@@ -70,6 +78,9 @@ lock: $(READY)  ## Renew the lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" --extra demo --extra jwt --group dev \
 	  --output-file $(LOCK) pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+	  --output-file requirements/peers.lock requirements/peers.in
 
 clean:  ## Remove what was made
-	rm -rf $(VENV) site build dist coverage.txt imports.txt .coverage* .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) site build dist coverage.txt imports.txt .coverage* .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

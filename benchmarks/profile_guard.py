@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import wrk
 from benchmarks.cases import CASES, VARIED
-from benchmarks.contestants.corral import Corral
+from benchmarks.contestants.corral import Corral, Everything, Interpreted
 from benchmarks.cores import choose, physical
 from benchmarks.processes import Process, accepts, free_port
 from benchmarks.sample import check
@@ -31,6 +31,8 @@ def main() -> None:
     cases = {case.name: case for case in (*CASES, *VARIED)}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile_guard", description=__doc__)
     parser.add_argument("case", choices=cases, nargs="?", default="proxied")
+    guards: dict[str, Corral] = {guard.name: guard for guard in (Corral(), Everything(), Interpreted())}
+    parser.add_argument("--guard", choices=guards, default="corral", help="which of the benchmarks' guards")
     parser.add_argument("--seconds", type=int, default=5, help="how long is sampled")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--top", type=int, default=40, help="how many functions are printed")
@@ -44,7 +46,7 @@ def main() -> None:
         upstream = stack.enter_context(
             running_upstream(compile_upstream(folder), folder, cores.upstream, unix=case.unix_upstream)
         )
-        port, script, corral = free_port(), folder / "requests.lua", Corral()
+        port, script, corral = free_port(), folder / "requests.lua", guards[options.guard]
         script.write_text(wrk.script(case))
         setup = corral.set_up(case, port, upstream, folder)
         for name, text in setup.files.items():

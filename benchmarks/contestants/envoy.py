@@ -65,9 +65,8 @@ class Envoy:
 
     name = "envoy"
     conditions = (
-        "one worker; refused: local_ratelimit, one token a minute, with its X-RateLimit headers, behind its buffer filter, so "
-        "that connections are kept; proxied and sse: a "
-        "plain route, no limit, no keys; access log to a file"
+        "one worker; refused: local_ratelimit, one token a minute, with its X-RateLimit headers, behind its buffer "
+        "filter, so that connections are kept; proxied and sse: a plain route, no limit, no keys; access log to a file"
     )
 
     @property

@@ -20,7 +20,9 @@ class LiteLlm:
     """One worker; its limits by key need a database, so it only relays."""
 
     name = "litellm"
-    conditions = "one worker; its master key is demanded, no database, no limits, no retries, no callbacks; proxied only"
+    conditions = (
+        "one worker; its master key is demanded, no database, no limits, no retries, no callbacks; proxied only"
+    )
 
     @property
     def missing(self) -> str:

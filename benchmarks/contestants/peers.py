@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-PEERS = Path(__file__).parents[2] / "build" / "peers"
+PEERS = Path(__file__).parents[2] / ".venv-peers"
 
 
 def program(name: str) -> Path:

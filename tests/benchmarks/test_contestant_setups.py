@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from benchmarks.cases import CASES, KEY, VARIED, Case
 from benchmarks.contestants import CONTESTANTS
-from benchmarks.contestants.corral import Corral
+from benchmarks.contestants.corral import Corral, Everything
+from benchmarks.contestants.envoy import Envoy
+from benchmarks.contestants.litellm import LiteLlm
 from benchmarks.contestants.nginx import Nginx
 from benchmarks.contestants.slowapi import Slowapi
 from benchmarks.upstream import Upstream
@@ -59,8 +61,9 @@ def test_corrals_policy_demands_the_key_and_counts_two_quotas(case: Case) -> Non
     assert policy["concurrency"]["max_running"] >= 64
 
 
-def test_corral_checks_the_policy_that_it_is_measured_with(tmp_path: Path) -> None:
-    setup = Corral().set_up(PROXIED, 18080, BY_PORT, tmp_path)
+@pytest.mark.parametrize("guard", [Corral(), Everything()], ids=lambda guard: guard.name)
+def test_corral_checks_the_policy_that_it_is_measured_with(guard: Corral, tmp_path: Path) -> None:
+    setup = guard.set_up(PROXIED, 18080, BY_PORT, tmp_path)
     (tmp_path / "corral.toml").write_text(setup.files["corral.toml"])
     command = [sys.executable, "-m", "corral", "check", str(tmp_path / "corral.toml")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -72,3 +75,28 @@ def test_slowapi_gets_the_same_limits() -> None:
     proxied = SLOWAPI.set_up(SSE, 18080, BY_SOCKET, Path("/tmp/x")).command
     assert refused[-3:] == ("http://127.0.0.1:18081", "1/minute", "httpx2")
     assert proxied[-3:] == ("unix:/tmp/model.sock", "1000000/second", "httpx2")
+
+
+def test_everything_is_five_limits_and_metrics() -> None:
+    policy = tomllib.loads(Everything().set_up(REFUSED, 18080, BY_PORT, Path("/tmp/x")).files["corral.toml"])
+    assert [limit["name"] for limit in policy["limits"]] == ["client", "address", "day", "all", "tokens"]
+    assert policy["limits"][0]["quota"] == "1/minute"
+    assert policy["limits"][-1]["quota"].endswith("tokens/second")
+    assert "listen" in policy["admin"]
+
+
+def test_envoy_limits_only_where_it_is_to_refuse_and_reaches_either_upstream() -> None:
+    def envoy_yaml(case: Case, upstream: Upstream = BY_PORT) -> str:
+        return Envoy().set_up(case, 18080, upstream, Path("/tmp/x")).files["envoy.yaml"]
+
+    assert "local_ratelimit" in envoy_yaml(REFUSED)
+    assert "local_ratelimit" not in envoy_yaml(PROXIED)
+    assert "port_value: 18081" in envoy_yaml(PROXIED)
+    assert "pipe: {path: /tmp/model.sock}" in envoy_yaml(SSE, BY_SOCKET)
+
+
+def test_litellm_demands_the_key_and_only_relays() -> None:
+    assert [case.name for case in CASES if LiteLlm().plays(case)] == ["proxied"]
+    config = LiteLlm().set_up(PROXIED, 18080, BY_PORT, Path("/tmp/x")).files["litellm.yaml"]
+    assert f"master_key: {KEY}" in config
+    assert "http://127.0.0.1:18081/v1" in config

@@ -1,0 +1,5 @@
+from benchmarks.memory import CLIENT_BAR, bytes_a_client
+
+
+def test_a_counted_client_takes_few_bytes() -> None:
+    assert bytes_a_client(20_000) <= CLIENT_BAR
