@@ -1,14 +1,21 @@
-"""Failed attempts to get in, limited by address: guessing keys must cost the guesser, not the guard."""
+"""Failed attempts to get in, limited by address: guessing keys must cost the guesser, not the guard.
+
+An address has a quota of wrong keys. Once it is spent, keys are refused unheard until the quota lets one more be tried.
+An address that presses on all the same, as often as its quota once more, is refused for a minute, and for twice as long
+each time that it does not stop (see `Penalties`).
+"""
 
 from collections import OrderedDict
 
 from corral.dialects.model import ErrorStyle
 from corral.engine import limits_from
 from corral.engine.decision import Deny
+from corral.engine.penalty import Penalties
 from corral.guard.authenticator import Authenticator
 from corral.guard.credentials import Credential, Rejection
 from corral.guard.refusal import Refusal
 from corral.policy.model import LimitRule, Quota
+from corral.stores import Binding
 from corral.stores.memory import MemoryStore
 
 WRONG_KEY = LimitRule(name="wrong-keys", quota=Quota(10, 60.0), per="address")
@@ -31,6 +38,8 @@ class Logins:
         stray = LimitRule(name=STRAY.name, quota=quota, per="address")
         self._wrong = MemoryStore(limits_from([wrong]), capacity=capacity)
         self._strays = MemoryStore(limits_from([stray]), capacity=capacity)
+        self._unheard = MemoryStore(limits_from([wrong]), capacity=capacity)
+        self._penalties = Penalties(capacity=min(capacity, _REMEMBERED))
         self._let_in: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def check(
@@ -47,9 +56,9 @@ class Logins:
             self._let_in.move_to_end((address, outcome.name))
             return outcome
         who = self._wrong.bind((address,))
-        standing = self._wrong.peek(who, now)[0]
-        if standing.remaining <= 0 and (address, authenticator.claimed_name(presented)) not in self._let_in:
-            return _refusal("too_many_failed_logins", _TOO_MANY, max(1.0, standing.window / standing.quota))
+        wait = self._wait(who, address, now)
+        if wait and (address, authenticator.claimed_name(presented)) not in self._let_in:
+            return _refusal("too_many_failed_logins", _TOO_MANY, wait)
         if outcome is None:
             outcome = authenticator.verify(presented, now)
         if type(outcome) is Rejection:
@@ -61,6 +70,18 @@ class Logins:
         if len(self._let_in) > _REMEMBERED:
             self._let_in.popitem(last=False)
         return outcome
+
+    def _wait(self, who: Binding, address: str, now: float) -> float:
+        """Say for how long keys from `address` are refused unheard, in seconds; 0 if one is heard now."""
+        wait = self._penalties.remaining(address, now)
+        if wait:
+            return wait
+        standing = self._wrong.peek(who, now)[0]
+        if standing.remaining > 0:
+            return 0.0
+        if type(self._unheard.take(self._unheard.bind((address,)), now)) is Deny:
+            return self._penalties.give(address, now)
+        return max(1.0, standing.window / standing.quota)
 
     def stray(self, address: str, now: float) -> Refusal | None:
         """Count a request without a key, or for no known route; a refusal once there are too many."""
