@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from corral.guard.metrics import Metrics
 from corral.guard.record import Finished
 from corral.guard.service import Guard
 from corral.policy.model import ApiKey, Listen, Policy, Upstream
@@ -166,7 +167,7 @@ GuardFactory = Callable[..., RunningGuard]
 
 @contextmanager
 def guards() -> Iterator[GuardFactory]:
-    """Start guards: `start(handler, policy)`; the policy's addresses are filled in. All are stopped at the end."""
+    """Start guards: `start(handler, policy, metrics)`; the policy's addresses are filled in. All are stopped at the end."""
     running: list[tuple[RunningGuard, threading.Thread, asyncio.Server]] = []
     raised: list[str] = []
 
@@ -174,7 +175,7 @@ def guards() -> Iterator[GuardFactory]:
         if "corral" in repr(context):
             raised.append(repr(context))
 
-    def start(handler: Handler = _chat, policy: Policy | None = None) -> RunningGuard:
+    def start(handler: Handler = _chat, policy: Policy | None = None, metrics: Metrics | None = None) -> RunningGuard:
         policy = policy if policy is not None else Policy(auth="none")
         loop = uvloop.new_event_loop()
         loop.set_exception_handler(note)
@@ -192,7 +193,7 @@ def guards() -> Iterator[GuardFactory]:
                 if policy.upstream.url == Upstream().url
                 else policy.upstream,
             )
-            guard = Guard(here, access_log=records)
+            guard = Guard(here, access_log=records, metrics=metrics)
             await guard.start()
             return RunningGuard(guard, loop, records, server, guard.address[1]), upstream
 

@@ -60,8 +60,8 @@ def test_metrics_have_a_listener_of_their_own(corral: Start, llama_server: Llama
     admin = command.said(r"Metrics and health: (http://127.0.0.1:\d+)/metrics").group(1)
     assert httpx2.get(f"{admin}/health", trust_env=False).json() == {"status": "ok"}
     text = httpx2.get(f"{admin}/metrics", trust_env=False).text
-    assert 'corral_requests_total{ending="answered",route="completion",status="200"} 1.0' in text
-    assert "corral_log_dropped_total 0.0" in text
+    assert 'corral_requests_total{ending="answered",plan="none",route="completion",status="200"} 1.0' in text
+    assert "corral_log_lines_dropped_total 0.0" in text
     assert "corral_running_requests 0.0" in text
 
 

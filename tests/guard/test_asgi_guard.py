@@ -247,7 +247,7 @@ def test_records_hold_what_happened_and_the_usage():
         ("completion", 429, "refused", "few"),
     ]
     assert (records[0].prompt_tokens, records[0].completion_tokens) == (3, 5)
-    assert b'corral_refusals_total{limit="few",reason="quota_exceeded"} 1.0' in metrics.exposition()
+    assert b'corral_refusals_total{limit="few",plan="none",reason="quota_exceeded"} 1.0' in metrics.exposition()
 
 
 def test_an_exception_in_the_app_frees_the_place():

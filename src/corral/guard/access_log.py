@@ -180,7 +180,7 @@ class AccessLog:
 def json_line(finished: Finished) -> bytes:
     """Format one request as a line of JSON."""
     (at, request_id, client, address, method, route, status, refused, limit, stream, waited, first_byte,
-     duration, bytes_in, bytes_out, prompt, completion, compute, ending) = finished  # fmt: skip
+     duration, bytes_in, bytes_out, prompt, completion, compute, ending, plan) = finished  # fmt: skip
     entry = {
         "time": _timestamp(at),
         "request_id": request_id,
@@ -202,6 +202,7 @@ def json_line(finished: Finished) -> bytes:
         "completion_tokens": None if completion < 0 else completion,
         "compute_ms": None if compute < 0 else compute,
         "ending": ending,
+        "plan": plan,
     }
     return orjson.dumps(entry, default=str, option=orjson.OPT_APPEND_NEWLINE)
 

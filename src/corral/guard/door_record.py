@@ -31,4 +31,5 @@ def record(call: Call, ending: str, refusal: Refusal | None, usage: Usage | None
         completion_tokens=-1 if completion is None else completion,
         compute_ms=-1.0 if compute is None else compute,
         ending=ending,
+        plan=call.plan or "",
     )

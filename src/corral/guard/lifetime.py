@@ -123,7 +123,7 @@ async def _guard(
     if policy.admin.listen is not None:
         metrics = Metrics()
         if log is not None:
-            metrics.counter("corral_log_dropped", "Log lines lost.", lambda: log.dropped)
+            metrics.counter("corral_log_lines_dropped", "Log lines lost.", lambda: log.dropped)
     guard = Guard(policy, access_log=log, metrics=metrics)
     admin = None
     try:

@@ -11,7 +11,7 @@ class Finished(NamedTuple):
     "unknown"; `status` the status sent, 0 if none could be (the client left); `refused` the problem's kind if the
     guard itself answered, else ""; `limit` the limit that refused, else ""; durations in seconds; token counts and
     `compute_ms` as the server reported them, -1 where it did not; `ending` is one of "answered", "refused",
-    "client-left", "upstream-failed", "timed-out".
+    "client-left", "upstream-failed", "timed-out"; `plan` the client's plan, "" without one.
     """
 
     at: float
@@ -33,6 +33,7 @@ class Finished(NamedTuple):
     completion_tokens: int
     compute_ms: float
     ending: str
+    plan: str = ""
 
 
 class RecordSink(Protocol):

@@ -12,6 +12,7 @@ from corral.guard.authenticator import Authenticator, TokenJudge
 from corral.guard.credentials import KeyRing
 from corral.guard.gateway.core import Core
 from corral.guard.gateway.listener import Listener
+from corral.guard.gauges import show_state
 from corral.guard.key_watch import KeyWatch
 from corral.guard.logins import Logins
 from corral.guard.metrics import Metrics
@@ -91,7 +92,7 @@ class Guard:
         self.address = self._server.sockets[0].getsockname()[:2]
         listener.start()
         if self._metrics is not None:
-            self._register_gauges(self._metrics, core, listener, store)
+            show_state(self._metrics, core, listener, store)
 
     def _authenticate(self, loop: asyncio.AbstractEventLoop) -> Authenticator:
         policy = self._policy
@@ -120,17 +121,6 @@ class Guard:
                 "listen.tls_certificate and listen.tls_key must be readable PEM files that belong together."
             ) from error
         return context
-
-    @staticmethod
-    def _register_gauges(metrics: Metrics, core: Core, listener: Listener, store: MemoryStore) -> None:
-        metrics.gauge("corral_running_requests", "Requests that hold a place.", lambda: core.admission.running)
-        metrics.gauge("corral_waiting_requests", "Requests that wait for a place.", lambda: core.admission.waiting)
-        metrics.gauge("corral_connections", "Open client connections.", lambda: len(listener))
-        metrics.counter("corral_turned_away_connections", "Connections refused for their number.",
-                      lambda: listener.turned_away)  # fmt: skip
-        metrics.gauge("corral_upstream_connections", "Open connections to the server.",
-                      lambda: core.pool.open_connections)  # fmt: skip
-        metrics.gauge("corral_tracked_clients", "Clients that a limit keeps a count for.", lambda: len(store))
 
     @property
     def running(self) -> int:

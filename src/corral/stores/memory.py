@@ -42,6 +42,14 @@ class MemoryStore:
         """How many clients hold something of a limit, each limit counted apart."""
         return sum(len(held) for _, _, held in self._token_rows)
 
+    def held_tokens(self) -> dict[str, int]:
+        """Sum up what running requests hold of each limit that counts tokens, in its unit, by the limit's name.
+
+        What clients hold that share a cell for want of room counts twice.
+        """
+        rows = zip(self._limits, self._token_rows, strict=True)
+        return {limit.name: sum(held.values()) for limit, (_, measure, held) in rows if measure >= 0}
+
     def bind(self, keys: Sequence[PartitionKey | None]) -> Binding:
         """Prepare to count for a client; see `Store.bind`."""
         return tuple((key, *row) for key, row in zip(keys, self._rows, strict=True) if key is not None)

@@ -29,7 +29,7 @@ _CHARS = 4
 """How many characters of a prompt are taken for a token, until the server has counted them."""
 
 _new = tuple.__new__
-"""Builds a named tuple of nineteen fields in 0.35 µs; calling its class takes 0.75 µs."""
+"""Builds a named tuple of twenty fields in 0.35 µs; calling its class takes 0.75 µs."""
 
 
 class Core:
@@ -172,7 +172,7 @@ class Core:
         request_id: str,
     ) -> None:
         """Record a request that the guard refused before it asked for a place."""
-        caller = session.caller
+        key = session.caller.key if session.caller is not None else None
         standing = refusal.standing
         self.record(
             _new(
@@ -180,7 +180,7 @@ class Core:
                 (
                     wall,
                     request_id,
-                    caller.key.name if caller is not None and caller.key is not None else "",
+                    key.name if key is not None else "",
                     session.address,
                     incoming.method.decode("latin-1"),
                     refusal.route,
@@ -197,6 +197,7 @@ class Core:
                     -1,
                     -1.0,
                     "refused",
+                    (key.plan or "") if key is not None else "",
                 ),
             )
         )
@@ -216,6 +217,7 @@ class Core:
     ) -> None:
         """Record a request that has ended."""
         visit = exchange.visit
+        key = visit.caller.key
         now = self.now()
         prompt, completion, compute = usage if usage is not None else (None, None, None)
         asked = visit.asked
@@ -225,7 +227,7 @@ class Core:
                 (
                     exchange.wall,
                     exchange.request_id,
-                    visit.caller.key.name if visit.caller.key is not None else "",
+                    key.name if key is not None else "",
                     visit.caller.address,
                     visit.route.method.decode(),
                     visit.route.name,
@@ -242,6 +244,7 @@ class Core:
                     -1 if completion is None else completion,
                     -1.0 if compute is None else compute,
                     ending,
+                    (key.plan or "") if key is not None else "",
                 ),
             )
         )

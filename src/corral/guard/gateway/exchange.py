@@ -189,6 +189,8 @@ class Exchange:
         if self._client.head_only:
             return
         size = len(data)
+        if self._stream and not self._sent:
+            self._first_byte = self._core.now()
         self._sent += size
         if self._chunked:
             self._out.append(b"%x\r\n%b\r\n" % (size, data))

@@ -33,6 +33,11 @@ class Health:
         self._waiting: list[Callable[[int], None]] = []
         self._connection: UpstreamConnection | None = None
 
+    @property
+    def latest(self) -> int | None:
+        """The server's status when it last answered, or was last found not to (0); None before it was asked."""
+        return None if self._answered_at < 0.0 else self._status
+
     def ask(self, now: float, answer: Callable[[int], None]) -> None:
         """Call `answer` with the server's status: 200 is well, 503 loading, 0 not reachable. Perhaps at once."""
         if now - self._answered_at < _FRESH:

@@ -1,0 +1,66 @@
+"""What a running guard shows of its present state at each scrape: nothing of it is counted on the requests' way."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from corral.guard.metrics import Metrics
+
+if TYPE_CHECKING:
+    from corral.guard.gateway.core import Core
+    from corral.guard.gateway.listener import Listener
+    from corral.stores.memory import MemoryStore
+
+_SERVER_ERROR = 500
+
+
+def show_state(metrics: Metrics, core: "Core", listener: "Listener", store: "MemoryStore") -> None:
+    """Have `metrics` read how the guard stands: its places, its queue, its connections, its server, what it tracks.
+
+    Whatever replaces the policy while the guard runs is followed: bounds are read at each scrape.
+    """
+    admission = core.admission
+
+    def held() -> Mapping[str, float]:
+        return store.held_tokens()
+
+    metrics.gauge("corral_running_requests", "Requests that hold a place.", lambda: admission.running)
+    metrics.gauge(
+        "corral_max_running_requests", "Places: how many may run at once.", lambda: core.policy.concurrency.max_running
+    )
+    metrics.gauge("corral_waiting_requests", "Requests that wait for a place.", lambda: admission.waiting)
+    metrics.gauge(
+        "corral_max_waiting_requests", "How many may wait for a place.", lambda: core.policy.concurrency.max_waiting
+    )
+    metrics.gauge("corral_waiting_bytes", "Bodies that wait for a place.", lambda: admission.waiting_bytes)
+    metrics.gauge(
+        "corral_max_waiting_bytes", "Bodies that may wait for a place.",
+        lambda: core.policy.concurrency.max_waiting_bytes,
+    )  # fmt: skip
+    metrics.gauge("corral_connections", "Open client connections.", lambda: len(listener))
+    metrics.gauge(
+        "corral_max_connections", "Client connections that may be open.", lambda: core.policy.bounds.max_connections
+    )
+    metrics.counter(
+        "corral_turned_away_connections", "Connections refused for their number.", lambda: listener.turned_away
+    )
+    metrics.gauge("corral_upstream_connections", "Open connections to the server.", lambda: core.pool.open_connections)
+    metrics.gauge(
+        "corral_upstream_up", "1 if the server answered when it was last asked for its health, else 0. "
+        "It is asked at each scrape, and shows at the next.", lambda: upstream_up(core),
+    )  # fmt: skip
+    metrics.gauge("corral_tracked_clients", "Clients that a limit keeps a count for.", lambda: len(store))
+    metrics.gauges("corral_held_tokens", "Tokens reserved for requests that run, by the limit.", "limit", held)
+
+
+def upstream_up(core: "Core") -> float:
+    """Tell how the server was when it was last asked, and ask again: at most once a second. NaN before it was."""
+    core.health.ask(core.now(), _pass_over)
+    status = core.health.latest
+    if status is None:
+        return math.nan
+    return 1.0 if 0 < status < _SERVER_ERROR else 0.0
+
+
+def _pass_over(_status: int) -> None:
+    """Wait for no answer: a scrape is answered at once."""
