@@ -269,3 +269,16 @@ def test_types_are_named_for_people():
     assert kind_name(tuple[str, ...]) == "list of text"
     assert kind_name(float) == "duration"
     assert kind_name(str | None) == "text or absent"
+
+
+def test_whom_a_limit_counts_is_one_word_or_a_list():
+    def limit(per: str) -> str:
+        return f'[[limits]]\nname = "a"\nquota = "3/minute"\nper = {per}\n[plan.pro]\nmodels = ["big"]\n'
+
+    assert load_policy(text=limit('"prefix"')).limits[0].partitions == ("prefix",)
+    assert load_policy(text=limit('["user", "model"]')).limits[0].partitions == ("user", "model")
+    assert load_policy(text=limit('"global"')).limits[0].partitions == ("everyone",)
+    with pytest.raises(PolicyError, match=r"line 4: limits\[0\]\.per\[1\]: .modle. is not known here"):
+        load_policy(text=limit('["user", "modle"]'))
+    with pytest.raises(PolicyError, match=r"limits.0..per: 3 is not known here"):
+        load_policy(text=limit("3"))

@@ -191,9 +191,12 @@ def run(policy: "Policy", *, launch: "Launch | None" = None, start_timeout: floa
     from corral.guard.key_store import default_path  # noqa: PLC0415  # as above
     from corral.guard.lifetime import serve  # noqa: PLC0415  # as above
     from corral.guard.resolve import with_credentials  # noqa: PLC0415  # as above
+    from corral.policy.rules import check  # noqa: PLC0415  # as above
 
     store = default_path(os.environ)
     policy, key = with_credentials(policy, store=store)
+    for _, message in check(policy):  # once more: now it is known whether keys are asked for
+        raise PolicyError(message)
 
     def say(sentence: str) -> None:
         if not quiet:

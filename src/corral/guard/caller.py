@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from corral.dialects.model import Asked, Route, RouteClass
 from corral.engine.decision import Deny, Reservation, Standing
@@ -22,6 +22,13 @@ Head = Mapping[bytes, bytes]
 """A request's header fields, by their names in small letters."""
 
 
+class BodyLimits(NamedTuple):
+    """What counts a caller once the model is known: its requests, and what they hold while they run."""
+
+    requests: Binding
+    held: Binding
+
+
 class Caller:
     """Who makes a request: the address as counted, its credential and plan if it has them, and the limits that count.
 
@@ -29,20 +36,26 @@ class Caller:
 
     A caller that was denied stays denied until the time it was told, so until then it is refused without asking the
     store again: 0.2 µs for a request of a flood instead of 2.7 µs. What is given back meanwhile counts from then on.
+
+    Where a limit counts routes or models apart, `routes` has the same caller as it is counted on each route, and
+    `models` what counts its requests for each model. Both are bounded: by the dialect, and by what the policy names.
     """
 
-    __slots__ = ("address", "denial", "denied_until", "generation", "key", "limits", "plan", "token_limits", "told",
-                 "told_until", "valid_until")  # fmt: skip
+    __slots__ = ("address", "denial", "denied_until", "generation", "key", "limits", "models", "plan", "route",
+                 "routes", "token_limits", "told", "told_until", "valid_until")  # fmt: skip
 
     def __init__(
         self, address: str, key: Credential | None, limits: Binding, *, plan: Plan | None = None,
-        valid_until: float = math.inf, generation: int = 0, token_limits: Binding = (),
+        valid_until: float = math.inf, generation: int = 0, token_limits: Binding = (), route: str = "",
     ) -> None:  # fmt: skip
         self.address = address
         self.key = key
         self.limits = limits
         self.token_limits = token_limits
         self.plan = plan
+        self.route = route
+        self.routes: dict[str, Caller] = {}
+        self.models: dict[str, BodyLimits] = {}
         self.valid_until = valid_until
         self.generation = generation
         self.denied_until = 0.0

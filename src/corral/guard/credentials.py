@@ -18,7 +18,8 @@ class Credential(NamedTuple):
     """Somebody who was let in.
 
     `name` is who is counted and logged; `user` whom the credential speaks of (for keys the same); `plan` the name of
-    a plan, None for none; `expires` in seconds since the epoch, None is never.
+    a plan, None for none; `expires` in seconds since the epoch, None is never. `id` tells a key from others of the same
+    name, which a rotation makes; "" for a token, which is as good as the next one of its user.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Credential(NamedTuple):
     plan: str | None
     admin: bool
     expires: float | None
+    id: str = ""
 
 
 class Rejection(NamedTuple):
@@ -65,7 +67,8 @@ class KeyRing:
         self._own = {}
         for key in keys:
             digest = bytes.fromhex(key.sha256)
-            self._own[digest] = _Entry(digest, Credential(key.name, key.name, key.plan, key.admin, None), revoked=False)
+            credential = Credential(key.name, key.name, key.plan, key.admin, None, key_id(digest))
+            self._own[digest] = _Entry(digest, credential, revoked=False)
         self._by_digest = self._own
         self.generation = 0
         self.replace_stored(stored)
@@ -77,7 +80,9 @@ class KeyRing:
         """Take `stored` in the place of all keys that came from the store before."""
         entries = {
             key.sha256: _Entry(
-                key.sha256, Credential(key.name, key.name, key.plan, key.admin, key.expires), key.revoked is not None
+                key.sha256,
+                Credential(key.name, key.name, key.plan, key.admin, key.expires, key_id(key.sha256)),
+                key.revoked is not None,
             )
             for key in stored
         }
@@ -99,6 +104,11 @@ class KeyRing:
         if credential.expires is not None and wall >= credential.expires:
             return EXPIRED
         return credential
+
+
+def key_id(digest: bytes) -> str:
+    """Name a key by its digest, without naming the key: half of it."""
+    return digest[:16].hex()
 
 
 def presented_key(head: Mapping[bytes, bytes]) -> bytes | None:

@@ -1,16 +1,67 @@
-"""Whom a limit counts: the partition key of a caller."""
+"""Whom a limit counts: the partition key of a request."""
+
+from ipaddress import IPv6Network, ip_network
 
 from corral.engine.decision import PartitionKey
 from corral.guard.credentials import Credential
-from corral.policy.model import LimitRule
+from corral.policy.model import Identity, Partition, Policy
+from corral.policy.models import OTHER, known_models
+
+_Value = tuple[str, str]
 
 
-def partition(rule: LimitRule, address: str, key: Credential | None) -> PartitionKey | None:
-    """Name whom `rule` counts for this caller; None where the rule does not apply to it."""
-    if rule.per == "address":
-        return ("address", address)
-    if rule.per == "everyone":
-        return "everyone"
-    if key is not None:
-        return ("key", key.name)
-    return ("address", address) if rule.per == "client" else None
+class Partitions:
+    """Names whom the limits of one policy count.
+
+    There are as many names as there are addresses, credentials, plans and routes: of models only those that the policy
+    knows have a name of their own, since clients may write whatever they like.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._identity: Identity = policy.identity
+        self._models = known_models(policy)
+
+    def model(self, asked: str | None) -> str:
+        """Say what a model counts as."""
+        return asked if asked is not None and asked in self._models else OTHER
+
+    def name(
+        self, parts: tuple[Partition, ...], address: str, key: Credential | None, route: str = "", model: str = OTHER
+    ) -> PartitionKey | None:
+        """Name whom a rule of these `partitions` counts; None where it does not apply. `model` is from `model()`."""
+        if len(parts) == 1:
+            part = parts[0]
+            return "everyone" if part == "everyone" else self._value(part, address, key, route, model)
+        name: tuple[str, ...] = ()
+        for part in parts:
+            value = self._value(part, address, key, route, model)
+            if value is None:
+                return None
+            name += value
+        return name
+
+    def _value(self, part: Partition, address: str, key: Credential | None, route: str, model: str) -> _Value | None:
+        if part == "client":
+            return ("address", address) if key is None else ("key", key.name)
+        if part == "address":
+            return "address", address
+        if part == "user":
+            return ("address", address) if key is None else ("user", key.user)
+        if part == "key":
+            return None if key is None else ("credential", key.id or key.name)
+        if part == "model":
+            return "model", model
+        if part == "route":
+            return "route", route
+        if part == "plan":
+            return "plan", "" if key is None else key.plan or ""
+        return "prefix", self._network(address)
+
+    def _network(self, address: str) -> str:
+        """Name the network of an address as it is counted; what is none, as a socket's peer, is its own."""
+        try:
+            network = ip_network(address)
+        except ValueError:
+            return address
+        length = self._identity.ipv6_prefix if isinstance(network, IPv6Network) else self._identity.ipv4_prefix
+        return str(network.supernet(new_prefix=min(length, network.prefixlen)))

@@ -10,6 +10,7 @@ from corral.dialects.model import ErrorStyle, Problem
 from corral.engine.decision import Standing
 from corral.guard.quota_headers import QuotaHeaders
 from corral.policy.model import LimitRule
+from corral.policy.whose import this
 
 REASONS = {
     200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found",
@@ -107,13 +108,7 @@ class RefusalWriter:
         if refusal.message:
             return refusal.message, {"violated-policies": [standing.name]}
         rule = self._rules.get(standing.name)
-        whose = {
-            "client": "this client",
-            "address": "this address",
-            "key": "this key",
-            "everyone": "all clients",
-        }
-        owner = whose[rule.per] if rule else "this address"
+        owner = this(rule) if rule else "this address"
         message = (
             f"Rate limit reached for {owner}: at most {standing.quota} requests in {standing.window:g} seconds "
             f'(limit "{standing.name}"). Please try again in {retry} seconds.'

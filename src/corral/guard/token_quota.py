@@ -11,21 +11,20 @@ from typing import Any
 import orjson
 
 from corral.dialects.model import Asked, Route, Usage
-from corral.engine.decision import Deny, Hold, PartitionKey, Standing
+from corral.engine.decision import Deny, Hold, Standing
 from corral.engine.estimate import Corrections, estimate
 from corral.engine.limit import capacity_of, measure_of
 from corral.engine.tokens import FREE, MEASURES, Tokens, costs, reserve, settle
 from corral.guard.refusal import Refusal
 from corral.policy.model import LimitRule, Policy
 from corral.policy.plans import all_limits, limits_of
+from corral.policy.whose import this
 from corral.stores import Binding, Store
 
 LEAST_ANSWER = 16
 """The fewest tokens that a whole quota must leave for each answer where the client named no maximum of its own."""
 
 _ENDLESS = 1 << 60
-
-_WHOSE = {"client": "this client", "address": "this address", "key": "this key", "everyone": "all clients"}
 
 
 class TokenHold:
@@ -51,7 +50,6 @@ class TokenQuota:
     def __init__(self, policy: Policy, store: Store) -> None:
         limits = all_limits(policy)
         self._store = store
-        self._counts = tuple(rule.quota.counts_tokens for rule in limits)
         self._rules = {rule.name: rule for rule in limits if rule.quota.counts_tokens}
         self._room = {name: _room(limits_of(policy, name)) for name in (None, *policy.plan)}
         self.corrections = Corrections()
@@ -60,12 +58,6 @@ class TokenQuota:
     def of(policy: Policy, store: Store) -> "TokenQuota | None":
         """Build what counts tokens; None where no limit of the policy does."""
         return TokenQuota(policy, store) if any(rule.quota.counts_tokens for rule in all_limits(policy)) else None
-
-    def bind(self, keys: Sequence[PartitionKey | None]) -> tuple[Binding, Binding]:
-        """Prepare to count a caller, whose `keys` stand in the limits' order: its requests, and its tokens."""
-        requests = [None if tokens else key for key, tokens in zip(keys, self._counts, strict=True)]
-        tokens = [key if tokens else None for key, tokens in zip(keys, self._counts, strict=True)]
-        return self._store.bind(requests), self._store.bind(tokens)
 
     def reserve(
         self, client: Binding, route: Route, asked: Asked, cap: int, prepared: bytes, *, plan: str | None, now: float
@@ -129,7 +121,7 @@ class TokenQuota:
         rule = self._rules[worst.name]
         limit = capacity_of(rule)
         message = (
-            f"Rate limit reached for {_WHOSE[rule.per]} on {rule.quota.unit} in {worst.window:g} seconds "
+            f"Rate limit reached for {this(rule)} on {rule.quota.unit} in {worst.window:g} seconds "
             f'(limit "{worst.name}"): Limit {limit}, Used {limit - worst.remaining}, '
             f"Requested {costs(reserved)[measure_of(rule)]}. Please try again in {_exactly(worst.reset)}"
         )

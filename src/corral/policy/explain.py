@@ -6,6 +6,7 @@ from corral.policy.address import parse_endpoint
 from corral.policy.model import Jwt, LimitRule, Plan, Policy
 from corral.policy.notation import describe_count, describe_duration, describe_quota, describe_size
 from corral.policy.plans import all_limits
+from corral.policy.whose import each
 
 
 def asks_for_keys(policy: Policy) -> bool:
@@ -55,14 +56,6 @@ def _tokens(jwt: Jwt) -> Iterator[str]:
     yield f"Lets in who presents a token{whose}, signed with {where}; {jwt.user_claim} says who they are{plan}."
 
 
-_WHO = {
-    "client": "Each client (its key, or its address without one)",
-    "address": "Each address (IPv6: each /64)",
-    "key": "Each key",
-    "everyone": "All clients together",
-}
-
-
 def _limit(limit: LimitRule) -> str:
     if limit.algorithm == "window":
         how = "counted from the first request; all come back when the time is over"
@@ -70,7 +63,7 @@ def _limit(limit: LimitRule) -> str:
         burst = limit.burst if limit.burst is not None else limit.quota.amount
         how = f"at most {burst:,} at once; they come back one by one"
     verb = "use" if limit.quota.counts_tokens else "make"
-    return f'{_WHO[limit.per]} may {verb} {describe_quota(limit.quota)} (limit "{limit.name}"), {how}.'
+    return f'{each(limit)} may {verb} {describe_quota(limit.quota)} (limit "{limit.name}"), {how}.'
 
 
 def _plans(policy: Policy) -> Iterator[str]:
@@ -83,7 +76,7 @@ def _plan(where: str, plan: Plan) -> Iterator[str]:
         sentence = _limit(limit)
         yield f"{where}: {sentence[0].lower()}{sentence[1:]}"
     if plan.limits:
-        yield f"{where}: of the other limits only those of all clients together apply."
+        yield f"{where}: of the other limits only those that count many together apply."
     if plan.max_tokens is not None:
         yield f"{where}: an answer has at most {plan.max_tokens:,} tokens."
     if plan.models:

@@ -201,7 +201,7 @@ def _convert(kind: Any, described: Field[Any], value: object, path: KeyPath, sou
     """Convert one TOML value to the type that its setting has; see `_build` for what is wrong."""
     origin = get_origin(kind)
     if origin in (Union, UnionType):
-        kind = next(option for option in get_args(kind) if option is not NoneType)
+        kind = _option(kind, value)
         origin = get_origin(kind)
     if origin is tuple:
         if not isinstance(value, list):
@@ -226,6 +226,13 @@ def _convert(kind: Any, described: Field[Any], value: object, path: KeyPath, sou
     except PolicyError as error:
         source.note(path, str(error))
         return None
+
+
+def _option(kind: Any, value: object) -> Any:
+    """Choose what a setting of several types is here: a list where one is written and may be, else the first."""
+    options = [option for option in get_args(kind) if option is not NoneType]
+    lists = [option for option in options if get_origin(option) is tuple]
+    return lists[0] if lists and isinstance(value, list) else options[0]
 
 
 def _scalar(kind: Any, unit: str, value: object) -> object:

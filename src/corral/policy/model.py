@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Partition = Literal["client", "address", "key", "everyone"]
+Partition = Literal["client", "address", "prefix", "key", "user", "plan", "model", "route", "everyone", "global"]
 Algorithm = Literal["gcra", "window"]
 Signature = Literal["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384",
                     "ES512", "EdDSA", "Ed25519"]  # fmt: skip
@@ -50,9 +50,11 @@ class LimitRule:
     quota: Quota = setting(
         help='How many in how long, as "30/minute", "20000 tokens/hour", "5000 output tokens per 60 seconds".'
     )
-    per: Partition = setting(
+    per: Partition | tuple[Partition, ...] = setting(
         "client",
-        help="Who is counted: client (the key, or the address where there is no key), address, key, or everyone.",
+        help="Who is counted apart: client (the holder of the key or token, or the address where there is none), "
+        "address, prefix (the address's network), key, user, plan, model, route, or everyone (also: global); or "
+        'several together, as ["key", "model"].',
     )
     burst: int | None = setting(
         None,
@@ -63,6 +65,22 @@ class LimitRule:
         "gcra",
         help="gcra gives units back evenly; window counts from a client's first request and gives all back at its end.",
     )
+
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        """Who is counted apart, as a tuple; "global" is "everyone"."""
+        named = self.per if isinstance(self.per, tuple) else (self.per,)
+        return tuple("everyone" if part == "global" else part for part in named)
+
+    @property
+    def counts_crowds(self) -> bool:
+        """Tell whether it counts many callers together, whoever they are, rather than each alone."""
+        return not {"client", "address", "prefix", "key", "user"}.intersection(self.partitions)
+
+    @property
+    def needs_body(self) -> bool:
+        """Tell whether a request's body must be known to count it: for its model, or for what is counted."""
+        return self.quota.unit != "requests" or "model" in self.partitions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +139,8 @@ class Plan:
 
     limits: tuple[LimitRule, ...] = setting(
         (),
-        help="Limits in the place of all [[limits]] but those of everyone; none: the [[limits]]. Names of their own.",
+        help="Limits in the place of all [[limits]] but those that count many together (everyone, a model, a route, a "
+        "plan); none: the [[limits]]. Names of their own.",
     )
     priority: float = setting(1.0, help="How much of a busy server they get beside others, who have 1.", unit="weight")
     models: tuple[str, ...] = setting((), help="The models that they may ask for, by name; none: every model.")
@@ -164,6 +183,8 @@ class Identity:
     header: Literal["x-forwarded-for", "forwarded"] = setting(
         "x-forwarded-for", help="Where those proxies write the client's address; the other header is ignored."
     )
+    ipv4_prefix: int = setting(24, help='How long an IPv4 network is that a per = "prefix" limit counts.', unit="bits")
+    ipv6_prefix: int = setting(48, help="The same for IPv6; one address counts as its /64 anyway.", unit="bits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,11 +18,11 @@ def limits_of(policy: Policy, plan: str | None) -> tuple[LimitRule, ...]:
 def limits_that_apply(policy: Policy, plan: str | None) -> tuple[bool, ...]:
     """Say for each of `all_limits` whether it counts who is on `plan`; None is no plan.
 
-    A plan with limits of its own is counted by these, and by those for everyone: no plan may take the server from all
-    others. A plan without any is counted as if there were no plan.
+    A plan with limits of its own is counted by these, and by those that count many together (everyone, a model, a
+    route, a plan): no plan may take the server from all others. A plan without any is counted as if there were no plan.
     """
     chosen = policy.plan[plan].limits if plan is not None else ()
-    general = (rule.per == "everyone" or not chosen for rule in policy.limits)
+    general = (rule.counts_crowds or not chosen for rule in policy.limits)
     own = (name == plan for name, other in policy.plan.items() for _ in other.limits)
     return (*general, *own)
 

@@ -10,6 +10,7 @@ from corral.errors import PolicyError
 from corral.policy.address import parse_endpoint
 from corral.policy.jwt_rules import jwt_is_whole
 from corral.policy.model import LimitRule, Policy
+from corral.policy.partition_rules import wrong_partitions
 
 KeyPath = tuple[str | int, ...]
 Rule = Callable[[Policy], Iterator[tuple[KeyPath, str]]]
@@ -46,8 +47,8 @@ def _limits_apply(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
                 (*here, "burst"),
                 f"{limit.burst:,} at once are more than the {limit.quota.amount:,} of the quota; write at most that.",
             )
-        if limit.per == "key" and policy.auth == "none":
-            yield (*here, "per"), 'nobody has a key where auth is "none"; write "address" or "client".'
+        for message in wrong_partitions(policy, limit):
+            yield (*here, "per"), message
     places = {limit.name: here for here, limit in _places_of_limits(policy)}
     for name, count in Counter(limit.name for _, limit in _places_of_limits(policy)).items():
         if count > 1:
@@ -157,6 +158,7 @@ _AT_LEAST: tuple[tuple[str, str, float], ...] = (
     ("bounds", "head_timeout", 0.1), ("bounds", "body_timeout", 0.1), ("bounds", "idle_timeout", 0.1),
     ("bounds", "write_timeout", 0.1), ("bounds", "total_timeout", 0.1), ("bounds", "max_connections", 1),
     ("bounds", "max_connections_per_address", 1), ("bounds", "max_clients", 1),
+    ("identity", "ipv4_prefix", 1), ("identity", "ipv6_prefix", 1),
     ("upstream", "connect_timeout", 0.1), ("upstream", "first_byte_timeout", 0.1), ("upstream", "idle_timeout", 0.1),
     ("upstream", "max_connections", 1), ("upstream", "max_answer", 1024),
 )  # fmt: skip
@@ -166,6 +168,9 @@ def _numbers_are_sane(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
     for section, name, least in _AT_LEAST:
         if getattr(getattr(policy, section), name) < least:
             yield (section, name), f"this must be at least {least:g}."
+    for name, most in (("ipv4_prefix", 32), ("ipv6_prefix", 64)):
+        if getattr(policy.identity, name) > most:
+            yield ("identity", name), f"this must be at most {most}."
     running = policy.concurrency.max_running
     if policy.upstream.max_connections <= running:
         yield (

@@ -44,7 +44,10 @@ def _is_table(kind: Any) -> bool:
 def _value(kind: Any, unit: str) -> dict[str, Any]:
     origin = get_origin(kind)
     if origin in (Union, UnionType):
-        kind = next(option for option in get_args(kind) if option is not NoneType)
+        options = [option for option in get_args(kind) if option is not NoneType]
+        if len(options) > 1:
+            return {"anyOf": [_value(option, unit) for option in options]}
+        kind = options[0]
         origin = get_origin(kind)
     if origin is tuple:
         return {"type": "array", "items": _value(get_args(kind)[0], unit)}

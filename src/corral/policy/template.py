@@ -113,6 +113,6 @@ def kind_name(kind: Any) -> str:
         return f"list of {kind_name(get_args(kind)[0])}"
     options = get_args(kind)
     if options:
-        return " or ".join(kind_name(option) if isinstance(option, type) else f'"{option}"' for option in options)
+        return " or ".join(f'"{option}"' if isinstance(option, str) else kind_name(option) for option in options)
     return {str: "text", int: "whole number", float: "duration", bool: "true or false", Quota: "quota",
             type(None): "absent"}.get(kind, getattr(kind, "__name__", str(kind)))  # fmt: skip

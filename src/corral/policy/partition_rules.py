@@ -1,0 +1,31 @@
+"""What `per` may not say: whom nobody could tell apart, by this policy."""
+
+from collections.abc import Iterator
+
+from corral.policy.model import LimitRule, Policy
+from corral.policy.models import known_models
+
+
+def wrong_partitions(policy: Policy, limit: LimitRule) -> Iterator[str]:
+    """Say what is wrong with whom a limit counts, and what to write instead."""
+    parts = limit.partitions
+    if not parts:
+        yield 'this names nobody; write "everyone" to count all together.'
+    for part in sorted({part for part in parts if parts.count(part) > 1}):
+        yield f'"{part}" stands here twice; write it once.'
+    if "everyone" in parts and len(parts) > 1:
+        yield '"everyone" tells nobody apart, so it stands alone; leave it out here.'
+    if policy.auth == "none":
+        if "key" in parts:
+            yield 'nobody has a key where auth is "none"; write "address" or "client".'
+        if "user" in parts:
+            yield 'nobody is known by name where auth is "none"; write "address".'
+        if "plan" in parts:
+            yield 'nobody is on a plan where auth is "none"; write "everyone".'
+    if "plan" in parts and not policy.plan:
+        yield 'there are no plans, so all would count together; write "everyone", or add a plan, as [plan.pro].'
+    if "model" in parts and not known_models(policy):
+        yield (
+            "no model is known by name, and names that clients invent count together; name the models in a plan, as "
+            'models = ["llama-3"].'
+        )
