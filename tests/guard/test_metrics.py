@@ -100,7 +100,7 @@ def test_what_fails_at_the_server_is_no_refusal(changed: dict[str, Any], reason:
     metrics = Metrics()
     metrics.finished(ANSWERED._replace(**changed))
     assert value(metrics, "corral_upstream_errors_total", reason=reason) == 1
-    assert not [name for name, _ in read(metrics) if name == "corral_refusals_total"]
+    assert not sum(count for (name, _), count in read(metrics).items() if name == "corral_refusals_total")
 
 
 @pytest.mark.parametrize("changed", [{}, {"status": 400}, {"ending": "client-left"}, {"status": 0}])
@@ -110,8 +110,10 @@ def test_what_is_not_the_servers_fault_is_no_error_of_the_server(changed: dict[s
     assert not any(count for (name, _), count in read(metrics).items() if name == "corral_upstream_errors_total")
 
 
-def test_failed_logins_stand_there_before_the_first_one() -> None:
+def test_refusals_stand_there_before_the_first_one() -> None:
     metrics = Metrics()
+    assert value(metrics, "corral_refusals_total", reason="internal", limit="", plan="none") == 0
+    assert value(metrics, "corral_refusals_total", reason="upstream_unavailable", limit="", plan="none") is None
     assert value(metrics, "corral_failed_logins_total", reason="invalid_api_key") == 0
     metrics.finished(REFUSED._replace(status=401, refused="invalid_api_key", limit=""))
     assert value(metrics, "corral_failed_logins_total", reason="invalid_api_key") == 1

@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from corral import __version__
+from corral.dialects.errors import KINDS
 
 if TYPE_CHECKING:
     from corral.guard.metrics import Histogram, Kind, Metrics, Tally
@@ -25,6 +26,9 @@ FAILED_LOGINS = ("missing_api_key", "invalid_api_key", "expired_api_key", "revok
 
 UPSTREAM_ERRORS = ("unavailable", "timeout", "broken-off", "server-error")
 """How a request can fail at the server: it cannot be reached, is silent, ends within its answer, or answers 5xx."""
+
+_REFUSALS = tuple(kind for kind in KINDS if not kind.startswith("upstream_"))
+"""All that the guard itself refuses for. They are shown before the first one: only what was 0 can be seen to rise."""
 
 _SERVER_ERROR = 500
 
@@ -56,7 +60,7 @@ class Families(Collector):
 def _requests(tallies: "Iterable[tuple[Kind, Tally]]") -> Iterator[Metric]:
     """Count requests by what became of them."""
     ended: Counter[tuple[str, str, str, str]] = Counter()
-    refused: Counter[tuple[str, str, str]] = Counter()
+    refused: Counter[tuple[str, str, str]] = Counter({(reason, "", NO_PLAN): 0 for reason in _REFUSALS})
     logins = Counter(dict.fromkeys(FAILED_LOGINS, 0))
     errors = Counter(dict.fromkeys(UPSTREAM_ERRORS, 0))
     for (route, status, ending, reason, limit, plan), tally in tallies:
