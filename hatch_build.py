@@ -17,6 +17,7 @@ COMPILED = (
     "corral/dialects/forms/completion.py",
     "corral/dialects/forms/fields.py",
     "corral/dialects/forms/inputs.py",
+    "corral/dialects/forms/ollama.py",
     "corral/dialects/sanitise.py",
     "corral/dialects/streams.py",
     "corral/dialects/table.py",

@@ -1,10 +1,11 @@
 """What each inference API speaks."""
 
 from corral.dialects.llamacpp import LLAMACPP
+from corral.dialects.ollama import OLLAMA
 from corral.dialects.openai import OPENAI
 from corral.dialects.table import TableDialect
 
-DIALECTS: tuple[TableDialect, ...] = (LLAMACPP, OPENAI)
+DIALECTS: tuple[TableDialect, ...] = (LLAMACPP, OPENAI, OLLAMA)
 
 _BY_NAME = {known.name: known for known in DIALECTS}
 

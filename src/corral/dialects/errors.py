@@ -57,6 +57,8 @@ def render(problem: Problem, style: ErrorStyle, *, detail: Mapping[str, object] 
     """Write `problem` as `style` does, with the members of `detail` beside its own."""
     _, openai_type, openai_code, anthropic_type, llamacpp_type, problem_type = _KINDS[problem.kind]
     error: dict[str, object]
+    if style is ErrorStyle.OLLAMA:
+        return _as_ollama(problem, problem_type, detail or {})
     if style is ErrorStyle.OPENAI:
         error = {"message": problem.message, "type": openai_type, "param": problem.param, "code": openai_code}
     elif style is ErrorStyle.ANTHROPIC:
@@ -69,4 +71,13 @@ def render(problem: Problem, style: ErrorStyle, *, detail: Mapping[str, object] 
     body: dict[str, object] = {"error": error}
     if style is ErrorStyle.ANTHROPIC:
         body = {"type": "error", "error": error}
+    return orjson.dumps(body)
+
+
+def _as_ollama(problem: Problem, problem_type: str, detail: Mapping[str, object]) -> bytes:
+    """Write `problem` as Ollama does: the error is the message itself, so that all else stands beside it."""
+    body: dict[str, object] = {"error": problem.message}
+    if problem_type:
+        body["problem"] = _PROBLEMS + problem_type
+    body.update(detail)
     return orjson.dumps(body)

@@ -24,6 +24,7 @@ class ErrorStyle(Enum):
     LLAMACPP = "llamacpp"
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+    OLLAMA = "ollama"
 
 
 class Problem(NamedTuple):

@@ -186,9 +186,46 @@ def _names(name: str, value: Any, bounds: FieldBounds) -> Any:  # noqa: ARG001  
     return value
 
 
+def _options(name: str, value: Any, bounds: FieldBounds) -> Any:
+    """Judge Ollama's options one by one. What is not known is removed: much of it would load the model anew."""
+    if type(value) is not dict:
+        raise BadRequest("options must be an object.", name)
+    kept = {option: part for option, part in value.items() if option in _OPTIONS and part is not None}
+    for option, part in kept.items():
+        _OPTIONS[option](option, part, bounds)
+    return kept
+
+
+def _thinking(name: str, value: Any, bounds: FieldBounds) -> Any:  # noqa: ARG001  # the shape of a rule
+    if value is not True and value is not False and (type(value) is not str or len(value) > _MAX_TEMPLATE_ARGUMENT):
+        raise BadRequest(f"{name} must be true, false or a level.", name)
+    return value
+
+
 _unit = _number(0, 1)
 _penalty = _number(-10, 10)
 _int64 = _integer(-(2**63), 2**64 - 1)
+
+_OPTIONS: Mapping[str, Rule] = {
+    "num_predict": _integer(-2, 2**31 - 1),
+    "num_keep": _integer(-1, 1_000_000),
+    "seed": _int64,
+    "temperature": _number(0, 10),
+    "top_k": _integer(-1, 1_000_000),
+    "top_p": _unit,
+    "min_p": _unit,
+    "tfs_z": _number(0, 100),
+    "typical_p": _unit,
+    "repeat_last_n": _integer(-1, 1_000_000),
+    "repeat_penalty": _number(0, 10),
+    "presence_penalty": _penalty,
+    "frequency_penalty": _penalty,
+    "penalize_newline": _boolean,
+    "mirostat": _integer(0, 2),
+    "mirostat_tau": _number(0, 100),
+    "mirostat_eta": _number(0, 10),
+    "stop": _stop,
+}
 
 RULES: Mapping[str, Rule] = {
     "temperature": _number(0, 10),
@@ -255,4 +292,11 @@ RULES: Mapping[str, Rule] = {
     "structured_outputs": _forbidden,
     "kv_transfer_params": _drop,
     "priority": _drop,
+    "options": _options,
+    "format": _schema,
+    "think": _thinking,
+    "raw": _boolean,
+    "keep_alive": _drop,
+    "shift": _drop,
+    "_debug_render_only": _drop,
 }

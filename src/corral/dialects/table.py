@@ -30,6 +30,11 @@ class TableDialect:
                     raise ValueError(f"{name}: {described.method.decode()} {path.decode()} stands twice in the table")
                 self._routes[described.method, path] = described
 
+    @property
+    def health_path(self) -> bytes:
+        """Where the server itself is asked whether it is well."""
+        return next((found.path for found in self._routes.values() if found.kind is RouteClass.HEALTH), b"/health")
+
     def match(self, method: bytes, path: bytes) -> Route | None:
         """Find a route; see `Dialect.match`."""
         return self._routes.get((method, path))

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from corral.dialects.model import Form, Route, RouteClass, Usage
-from corral.dialects.streams import last_usage
+from corral.dialects.streams import STREAM_TYPES, last_usage
 
 _TAIL = 64 * 1024
 """How much of a stream's end is kept, in bytes: llama-server's last event repeats the prompt."""
@@ -27,7 +27,7 @@ class AnswerUsage:
 
     def began(self, status: int, content_type: bytes) -> None:
         """Take note of the answer's head."""
-        self._stream = content_type.startswith(b"text/event-stream")
+        self._stream = content_type.startswith(STREAM_TYPES)
         self._watching = status == 200 and self._form is not None
 
     def take(self, data: bytes) -> None:

@@ -163,7 +163,7 @@ class Upstream:
     """`[upstream]`: the inference server that is guarded."""
 
     url: str = setting("http://127.0.0.1:8081", help='"http://host:port", or "unix:/path/to.sock".')
-    dialect: Literal["llamacpp", "openai"] = setting("llamacpp", help="What the server speaks.")
+    dialect: Literal["llamacpp", "openai", "ollama"] = setting("llamacpp", help="What the server speaks.")
     api_key: str | None = setting(None, help="The key that the server itself demands; clients' keys never reach it.")
     connect_timeout: float = setting(5.0, help="Longest wait for a connection to the server.", unit="seconds")
     first_byte_timeout: float = setting(300.0, help="Longest wait for the server's first byte.", unit="seconds")

@@ -6,6 +6,7 @@ import time
 from email.utils import formatdate
 from itertools import count
 
+from corral.dialects import dialect
 from corral.dialects.model import Route, Usage
 from corral.engine.admission import Admission, Refused, Running
 from corral.engine.fairqueue import service
@@ -50,7 +51,7 @@ class Core:
         self.now = loop.time
         self.outbox = Outbox(loop)
         self.pool = UpstreamPool(policy.upstream, loop, self.outbox)
-        self.health = Health(self.pool)
+        self.health = Health(self.pool, dialect(policy.upstream.dialect).health_path)
         self.quota_headers = QuotaHeaders(policy.limits, {name: limits_of(policy, name) for name in policy.plan})
         self.refusals = RefusalWriter(all_limits(policy), self.quota_headers)
         self.admission: Admission[Exchange] = Admission(

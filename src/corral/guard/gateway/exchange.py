@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from corral.dialects.model import ErrorStyle, RouteClass, Usage
-from corral.dialects.streams import last_usage
+from corral.dialects.streams import STREAM_TYPES, last_usage
 from corral.guard.answer_usage import read_json
 from corral.guard.caller import Visit
 from corral.guard.gateway.upstream import UpstreamConnection
@@ -145,7 +145,7 @@ class Exchange:
             self._fail("upstream_unavailable", "the server does not accept the guard's own key")
             return
         client = self._client
-        self._stream = content_type.startswith(b"text/event-stream")
+        self._stream = content_type.startswith(STREAM_TYPES)
         core = self._core
         if length is not None:
             framing = b"Content-Length: %d\r\n" % length

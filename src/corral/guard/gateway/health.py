@@ -22,10 +22,11 @@ def health_answer(status: int, date: bytes, *, keep_alive: bool, body: bool) -> 
 
 
 class Health:
-    """Answers `/health` for the server. A flood of questions costs it one request a second."""
+    """Answers `/health` for the server, asked at `path`. A flood of questions costs it one request a second."""
 
-    def __init__(self, pool: UpstreamPool) -> None:
+    def __init__(self, pool: UpstreamPool, path: bytes) -> None:
         self._pool = pool
+        self._path = path
         self._status = 0
         self._asked_at = float("-inf")
         self._answered_at = float("-inf")
@@ -69,7 +70,7 @@ class Health:
             connection.abandon()  # it came too late
             return
         self._connection = connection
-        connection.send(self, b"GET /health HTTP/1.1\r\nHost: %b\r\n\r\n" % self._pool.host_header)
+        connection.send(self, b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (self._path, self._pool.host_header))
 
     def _settle(self, status: int) -> None:
         self._asking = False
