@@ -175,7 +175,9 @@ def guards() -> Iterator[GuardFactory]:
         if "corral" in repr(context):
             raised.append(repr(context))
 
-    def start(handler: Handler = _chat, policy: Policy | None = None, metrics: Metrics | None = None) -> RunningGuard:
+    def start(
+        handler: Handler = _chat, policy: Policy | None = None, metrics: Metrics | None = None, *, authz: bool = False
+    ) -> RunningGuard:
         policy = policy if policy is not None else Policy(auth="none")
         loop = uvloop.new_event_loop()
         loop.set_exception_handler(note)
@@ -193,7 +195,7 @@ def guards() -> Iterator[GuardFactory]:
                 if policy.upstream.url == Upstream().url
                 else policy.upstream,
             )
-            guard = Guard(here, access_log=records, metrics=metrics)
+            guard = Guard(here, access_log=records, metrics=metrics, authz=authz)
             await guard.start()
             return RunningGuard(guard, loop, records, server, guard.address[1]), upstream
 

@@ -131,6 +131,10 @@ def test_an_address_in_use_is_said(corral: Start, llama_server: LlamaServer) -> 
         (("127.0.0.1:1", "--rate-limit", "0"), "greater than or equal to 1"),
         (("127.0.0.1:1", "--max-concurrent", "1000"), "max_connections"),
         (("127.0.0.1:1", "--log", "no/such/folder"), "cannot be opened"),
+        (("127.0.0.1:1", "--authz"), "there is no server to name"),
+        (("--authz", "--max-tokens", "9"), "generation.max_tokens: remove it"),
+        (("--authz", "--max-concurrent", "4"), "concurrency.max_running: remove it"),
+        (("--authz", "--listen", "0.0.0.0:0"), "identity.trusted_proxies"),
     ],
 )
 def test_what_cannot_be_ends_with_status_2(corral: Start, arguments: tuple[str, ...], said: str) -> None:
@@ -185,3 +189,40 @@ def test_a_store_that_cannot_be_used_ends_with_status_2(corral: Start, tmp_path:
     assert command.wait() == 2
     command.said("The key store keys.db cannot be used")
     assert "Traceback" not in command.errors
+
+
+def test_with_authz_it_decides_and_relays_nothing(corral: Start, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    arguments = ("--listen", "127.0.0.1:0", "--rate-limit", "1", "--admin", "127.0.0.1:0", "--log", log)
+    command = corral("guard", "--authz", *arguments)
+    key = command.said(r"(?m)^ +(crl_\w{49})$").group(1)
+
+    def ask(headers: dict[str, str]) -> int:
+        told = {"X-Forwarded-Method": "POST", "X-Forwarded-Uri": "/v1/completions", "X-Forwarded-For": "192.0.2.1"}
+        return httpx2.get(f"{command.url}/authz/caddy", headers={**told, **headers}, trust_env=False).status_code
+
+    known = {"Authorization": f"Bearer {key}"}
+    assert [ask({}), ask(known), ask(known)] == [401, 200, 429]
+    assert ask({"X-Forwarded-Uri": "/nowhere", **known}) == 404
+    assert "Not enforced" in command.errors
+    assert "answers 127.0.0.0/8" in command.errors.lower()
+    admin = command.said(r"Metrics and health: (http://127.0.0.1:\d+)/metrics").group(1)
+    text = httpx2.get(f"{admin}/metrics", trust_env=False).text
+    assert re.search(r'corral_requests_total\{[^}]*status="200"[^}]*\} 1.0', text)
+    command.signal(signal.SIGTERM)
+    assert command.wait() == 0
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(entry["method"], entry["status"]) for entry in entries] == [
+        ("POST", 401), ("POST", 200), ("POST", 429), ("POST", 404),
+    ]  # fmt: skip
+    assert key not in log.read_text()
+
+
+def test_with_authz_a_policy_that_needs_bodies_does_not_start(corral: Start, tmp_path: Path) -> None:
+    path = tmp_path / "corral.toml"
+    path.write_text('[generation]\nmax_tokens = 2048\n[[limits]]\nname = "t"\nquota = "9 tokens/day"\n')
+    environ = {"CORRAL_CONCURRENCY_MAX_WAIT": "30", "COLUMNS": "200"}
+    command = corral("guard", "--authz", "--policy", path, environ=environ)
+    assert command.wait() == 2
+    for name in ("generation.max_tokens", "concurrency.max_wait", "limits[0].quota"):
+        command.said(re.escape(f"{name}: "))

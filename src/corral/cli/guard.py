@@ -8,10 +8,15 @@ import typer
 from corral.cli import serving
 from corral.errors import UsageError
 
+_EPILOG = (
+    "Examples: corral guard http://127.0.0.1:8081 --listen 127.0.0.1:8080 · "
+    "corral guard --authz --listen 127.0.0.1:8082 (nginx, Traefik, Caddy or Envoy ask there, and relay by themselves)"
+)
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("guard", epilog="Example: corral guard http://127.0.0.1:8081 --listen 127.0.0.1:8080")(guard)
+    app.command("guard", epilog=_EPILOG)(guard)
 
 
 def guard(
@@ -20,6 +25,13 @@ def guard(
         typer.Argument(metavar="UPSTREAM", help="The server: http://host:port or unix:/path.", show_default=False),
     ] = None,
     *,
+    authz: Annotated[
+        bool,
+        typer.Option(
+            "--authz",
+            help="Relay nothing: tell a proxy which requests may go on (auth_request, forward_auth, ext_authz).",
+        ),
+    ] = False,
     policy: serving.PolicyFile = None,
     listen: serving.ListenOn = None,
     rate_limit: serving.RateLimit = None,
@@ -37,7 +49,9 @@ def guard(
     SIGINT, SIGTERM and SIGHUP end it once running requests have finished; a second one ends it at once. SIGUSR1 opens
     the log's file anew.
     """
-    if upstream is None and policy is None and "CORRAL_UPSTREAM_URL" not in os.environ:
+    if authz and upstream is not None:
+        raise UsageError(f"With --authz the proxy relays, so there is no server to name; leave {upstream} out.")
+    if not authz and upstream is None and policy is None and "CORRAL_UPSTREAM_URL" not in os.environ:
         raise UsageError("Say which server to guard, as in: corral guard http://127.0.0.1:8081")
     flags = serving.Flags(
         policy=policy,
@@ -51,7 +65,8 @@ def guard(
         log=log,
         log_format=log_format,
     )
-    built = serving.build_policy(flags, os.environ, upstream=upstream)
+    built = serving.build_policy(flags, os.environ, upstream=upstream, authz=authz)
     serving.mention_unused_policy(flags, quiet=quiet)
-    serving.mention_unknown_name(built, quiet=quiet)
-    raise typer.Exit(serving.run(built, quiet=quiet))
+    if not authz:
+        serving.mention_unknown_name(built, quiet=quiet)
+    raise typer.Exit(serving.run(built, authz=authz, quiet=quiet))

@@ -101,7 +101,12 @@ class Flags:
 
 
 def build_policy(
-    flags: Flags, environ: Mapping[str, str], *, upstream: str | None = None, launch: "Launch | None" = None
+    flags: Flags,
+    environ: Mapping[str, str],
+    *,
+    upstream: str | None = None,
+    launch: "Launch | None" = None,
+    authz: bool = False,
 ) -> "Policy":
     """Read the policy that will run; precedence: defaults < file < environment < the server's command line < flags.
 
@@ -112,7 +117,8 @@ def build_policy(
     """
     from corral.guard.itself import refuse_itself  # noqa: PLC0415  # keeps --help fast
     from corral.guard.resolve import read_key_file, with_keys, with_rate_limit  # noqa: PLC0415  # as above
-    from corral.policy.load import load_policy  # noqa: PLC0415  # as above
+    from corral.policy.authz import for_authz  # noqa: PLC0415  # as above
+    from corral.policy.load import load_policy, written_settings  # noqa: PLC0415  # as above
     from corral.policy.rules import check  # noqa: PLC0415  # as above
 
     named = _launch_overrides(launch) if launch is not None else {}
@@ -136,6 +142,8 @@ def build_policy(
         raise UsageError("--rate-window says how long --rate-limit counts: write both, as in --rate-limit 30.")
     for _, message in check(policy):
         raise PolicyError(f"These options do not fit together: {message}")
+    if authz:
+        return for_authz(policy, {*named, *written_settings(flags.policy, environ)})
     if launch is None:
         refuse_itself(policy)
     return policy
@@ -184,7 +192,14 @@ def _launch_overrides(launch: "Launch") -> dict[str, tuple[str, object]]:
     return named
 
 
-def run(policy: "Policy", *, launch: "Launch | None" = None, start_timeout: float = 0.0, quiet: bool = False) -> int:
+def run(
+    policy: "Policy",
+    *,
+    launch: "Launch | None" = None,
+    authz: bool = False,
+    start_timeout: float = 0.0,
+    quiet: bool = False,
+) -> int:
     """Serve until a signal ends it, and answer the exit status. A key that had to be made is shown here, once."""
     import uvloop  # noqa: PLC0415  # keeps --help fast
 
@@ -204,7 +219,7 @@ def run(policy: "Policy", *, launch: "Launch | None" = None, start_timeout: floa
 
     def ready(running: "Policy") -> None:
         if not quiet:
-            for sentence in summary(running, launch):
+            for sentence in summary(running, launch, authz=authz):
                 tell(sentence)
             for sentence in store_notes(running, store):
                 tell(sentence)
@@ -212,20 +227,21 @@ def run(policy: "Policy", *, launch: "Launch | None" = None, start_timeout: floa
             tell(f"No key is configured, so one was made. It is shown once and kept nowhere:\n\n    {key}\n")
             tell("Clients send it as `Authorization: Bearer KEY`. To keep one, put its hash in the policy's [[keys]].")
 
-    work = serve(policy, launch=launch, start_timeout=start_timeout, say=say, ready=ready)
+    work = serve(policy, launch=launch, authz=authz, start_timeout=start_timeout, say=say, ready=ready)
     status: int = uvloop.run(work)
     return status
 
 
-def summary(policy: "Policy", launch: "Launch | None") -> list[str]:
+def summary(policy: "Policy", launch: "Launch | None", *, authz: bool = False) -> list[str]:
     """Say what runs: where it listens, whom it lets in, what it limits, and what is unwise about it."""
-    from corral.policy.explain import explain, warnings  # noqa: PLC0415  # keeps --help fast
+    from corral.policy.authz import explain_authz  # noqa: PLC0415  # keeps --help fast
+    from corral.policy.explain import explain, warnings  # noqa: PLC0415  # as above
 
     if launch is not None:
         policy = replace(
             policy, upstream=replace(policy.upstream, url=f"{Path(launch.program).name} on a private socket")
         )
-    sentences = explain(policy)
+    sentences = explain_authz(policy) if authz else explain(policy)
     if policy.admin.listen is not None:
         sentences.append(f"Metrics and health: http://{policy.admin.listen}/metrics and /health.")
     notices = launch.notices if launch is not None else ()

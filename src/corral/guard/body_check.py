@@ -39,8 +39,8 @@ class BodyCheck:
         form = route.form
         if form is None:
             return b""
-        if b"origin" in head and not head.get(b"content-type", b"").lower().startswith(b"application/json"):
-            return _refuse(visit, "unsupported_media_type", "Send the body as application/json.")
+        if b"origin" in head and (refusal := refuse_pages_body(visit, head)) is not None:
+            return refusal
         # A body of countless tiny values would hold the event loop up for longer than any text of its length.
         most = self._max_marks
         if len(body) > most and body.count(b",") + body.count(b"[") + body.count(b"{") > most:
@@ -95,6 +95,13 @@ class BodyCheck:
                 raise BadRequest("The prompt is empty.")
         elif asked.inputs > generation.max_inputs:
             raise BadRequest(f"The request has {asked.inputs} inputs; at most {generation.max_inputs} are allowed.")
+
+
+def refuse_pages_body(visit: Visit, head: Head) -> Refusal | None:
+    """Refuse a web page's body (its head has an `origin`) of any type that a page may send unasked."""
+    if head.get(b"content-type", b"").lower().startswith(b"application/json"):
+        return None
+    return _refuse(visit, "unsupported_media_type", "Send the body as application/json.")
 
 
 def _refuse(visit: Visit, kind: str, message: str, param: str | None = None) -> Refusal:

@@ -52,6 +52,11 @@ class Identity:
                 break
         return counted_as(nearest)
 
+    def trusts(self, host: str) -> bool:
+        """Tell whether the socket's peer `host` is one of the proxies."""
+        address = _parse(host)
+        return address is not None and self._is_trusted(address)
+
     def _is_trusted(self, address: Address) -> bool:
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped

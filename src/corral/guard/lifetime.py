@@ -56,6 +56,7 @@ async def serve(
     policy: Policy,
     *,
     launch: Launch | None = None,
+    authz: bool = False,
     start_timeout: float = START_TIMEOUT,
     say: Say = lambda _: None,
     ready: Ready = lambda _: None,
@@ -63,7 +64,8 @@ async def serve(
     """Guard until told to end; answers the process's exit status.
 
     `policy.auth` is resolved ("keys" or "none"). With `launch`, the server is started first and its place taken for
-    `upstream`. `say` is told what happens, in sentences; `ready` gets the policy as it runs, with the address bound.
+    `upstream`; with `authz` there is none, and proxies are told what may go on. `say` is told what happens, in
+    sentences; `ready` gets the policy as it runs, with the address bound.
 
     Raises:
         CorralError: something could not be started; whatever had been is ended.
@@ -73,7 +75,7 @@ async def serve(
     try:
         signals = _Signals(log)
         if launch is None:
-            return await _guard(policy, signals, log=log, server=None, say=say, ready=ready)
+            return await _guard(policy, signals, log=log, server=None, say=say, ready=ready, authz=authz)
         find_program(launch)
         if not launch.only_tells:
             await _rehearse(policy)
@@ -115,7 +117,14 @@ def _in_front_of(policy: Policy, server: Server) -> Policy:
 
 
 async def _guard(
-    policy: Policy, signals: _Signals, *, log: AccessLog | None, server: Server | None, say: Say, ready: Ready
+    policy: Policy,
+    signals: _Signals,
+    *,
+    log: AccessLog | None,
+    server: Server | None,
+    say: Say,
+    ready: Ready,
+    authz: bool = False,
 ) -> int:
     """Run the guard until a signal or the child's end; ends the child too."""
     _allow_connections(policy, say)
@@ -124,7 +133,7 @@ async def _guard(
         metrics = Metrics()
         if log is not None:
             metrics.counter("corral_log_lines_dropped", "Log lines lost.", lambda: log.dropped)
-    guard = Guard(policy, access_log=log, metrics=metrics)
+    guard = Guard(policy, access_log=log, metrics=metrics, authz=authz)
     admin = None
     try:
         await guard.start()

@@ -9,10 +9,13 @@ from corral.dialects import dialect
 from corral.engine import limits_from
 from corral.errors import CorralError, PolicyError
 from corral.guard.authenticator import Authenticator, TokenJudge
+from corral.guard.authz.connection import AuthzConnection
 from corral.guard.credentials import KeyRing
+from corral.guard.gateway.connection import ClientConnection
 from corral.guard.gateway.core import Core
 from corral.guard.gateway.listener import Listener
 from corral.guard.gauges import show_state
+from corral.guard.identity import Identity
 from corral.guard.key_watch import KeyWatch
 from corral.guard.logins import Logins
 from corral.guard.metrics import Metrics
@@ -31,20 +34,30 @@ class ListenError(CorralError):
 
 
 class Guard:
-    """One guard in front of one inference server.
+    """One guard in front of one inference server; with `authz` in front of none: it tells proxies what may go on.
 
-    `policy.auth` must be resolved by the caller: "keys" with at least one key, or "none".
+    `policy.auth` must be resolved by the caller: "keys" with at least one key, or "none". With `authz` its
+    `identity.trusted_proxies` are who is answered; see `policy.authz`.
     """
 
-    def __init__(self, policy: Policy, *, access_log: RecordSink | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        access_log: RecordSink | None = None,
+        metrics: Metrics | None = None,
+        authz: bool = False,
+    ) -> None:
         if policy.auth == "keys" and not (policy.keys or policy.credentials.store or policy.jwt.key_settings):
             raise PolicyError(
                 'auth is "keys", but no key is configured: add a [[keys]] entry, a credentials.store or a [jwt].'
             )
         self._policy = policy
+        self._authz = authz
         self._access_log = access_log
         self._metrics = metrics
         self._endpoint: Endpoint = parse_endpoint(policy.listen.address)
+        self._proxies = Identity(policy.identity.trusted_proxies, policy.identity.header)
         self._server: asyncio.Server | None = None
         self._listener: Listener | None = None
         self._core: Core | None = None
@@ -70,11 +83,11 @@ class Guard:
             store,
             Logins(policy.max_failed_logins, capacity=policy.bounds.max_clients),
             open_to_all=open_to_all,
-            check_host=open_to_all and self._endpoint.is_loopback,
+            check_host=open_to_all and self._endpoint.is_loopback and not self._authz,  # whoever asks is known
             authenticator=self._authenticate(loop),
         )
         core = self._core = Core(policy, pipeline, loop, access_log=self._access_log, metrics=self._metrics)
-        listener = self._listener = Listener(core)
+        listener = self._listener = Listener(core, self._answer_proxy if self._authz else ClientConnection)
         try:
             self._server = await loop.create_server(
                 listener.connection,
@@ -93,6 +106,10 @@ class Guard:
         listener.start()
         if self._metrics is not None:
             show_state(self._metrics, core, listener, store)
+
+    def _answer_proxy(self, core: Core, listener: Listener) -> ClientConnection:
+        identity = self._policy.identity
+        return AuthzConnection(core, listener, self._proxies, identity.header.encode())
 
     def _authenticate(self, loop: asyncio.AbstractEventLoop) -> Authenticator:
         policy = self._policy

@@ -20,12 +20,20 @@ def asks_for_keys(policy: Policy) -> bool:
 
 def explain(policy: Policy) -> list[str]:
     """Say what the guard will do, a sentence each."""
-    return [*_doors(policy), *_limits(policy), *_requests(policy), *_plans(policy)]
+    return [*_doors(policy), *_limits(policy), *_requests(policy), *describe_plans(policy)]
 
 
 def _doors(policy: Policy) -> Iterator[str]:
     tls = "with TLS" if policy.listen.tls_certificate else "without TLS"
     yield f"Listens on {policy.listen.address}, {tls}, and guards {policy.upstream.url} ({policy.upstream.dialect})."
+    yield from who_is_let_in(policy)
+    if policy.identity.trusted_proxies:
+        proxies = ", ".join(policy.identity.trusted_proxies)
+        yield f"Believes {policy.identity.header} from {proxies}, and from nobody else."
+
+
+def who_is_let_in(policy: Policy) -> Iterator[str]:
+    """Say who gets in, and which routes take an admin key, a sentence each."""
     if not asks_for_keys(policy):
         yield "Asks nobody for a key: whoever can reach the address is let in."
     elif policy.keys:
@@ -40,9 +48,6 @@ def _doors(policy: Policy) -> Iterator[str]:
         yield from _tokens(policy.jwt)
     if asks_for_keys(policy):
         yield f"An address may fail {describe_quota(policy.max_failed_logins).replace('request', 'time')}."
-    if policy.identity.trusted_proxies:
-        proxies = ", ".join(policy.identity.trusted_proxies)
-        yield f"Believes {policy.identity.header} from {proxies}, and from nobody else."
     for name, rule in (("State routes (/slots, /props, /metrics)", policy.routes.state),
                        ("Routes that change the server", policy.routes.management)):  # fmt: skip
         yield f"{name} are open to admin keys only." if rule == "admin" else f"{name} are closed."
@@ -56,7 +61,8 @@ def _tokens(jwt: Jwt) -> Iterator[str]:
     yield f"Lets in who presents a token{whose}, signed with {where}; {jwt.user_claim} says who they are{plan}."
 
 
-def _limit(limit: LimitRule) -> str:
+def describe_limit(limit: LimitRule) -> str:
+    """Say what a limit allows, in a sentence."""
     if limit.algorithm == "window":
         how = "counted from the first request; all come back when the time is over"
     else:
@@ -66,14 +72,15 @@ def _limit(limit: LimitRule) -> str:
     return f'{each(limit)} may {verb} {describe_quota(limit.quota)} (limit "{limit.name}"), {how}.'
 
 
-def _plans(policy: Policy) -> Iterator[str]:
+def describe_plans(policy: Policy) -> Iterator[str]:
+    """Say what the plans allow, a sentence each."""
     for name, plan in policy.plan.items():
         yield from _plan(f'On plan "{name}"', plan)
 
 
 def _plan(where: str, plan: Plan) -> Iterator[str]:
     for limit in plan.limits:
-        sentence = _limit(limit)
+        sentence = describe_limit(limit)
         yield f"{where}: {sentence[0].lower()}{sentence[1:]}"
     if plan.limits:
         yield f"{where}: of the other limits only those that count many together apply."
@@ -86,7 +93,7 @@ def _plan(where: str, plan: Plan) -> Iterator[str]:
 
 
 def _limits(policy: Policy) -> Iterator[str]:
-    yield from map(_limit, policy.limits)
+    yield from map(describe_limit, policy.limits)
     if all(limit.quota.counts_tokens for limit in policy.limits):
         yield "No request quotas apply."
     if any(limit.quota.counts_tokens for limit in all_limits(policy)):

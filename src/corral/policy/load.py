@@ -108,6 +108,22 @@ def load_policy(
     return policy
 
 
+def written_settings(path: Path | None, environ: Mapping[str, str]) -> frozenset[str]:
+    """Name the settings that a file and the environment give, as "section.key", also those given their default.
+
+    Raises:
+        PolicyError: as `load_policy` does.
+
+    """
+    table = _parse(str(path), _read(path)) if path is not None else {}
+    variables = (name for name in environ if name.startswith("CORRAL_") and name not in _NOT_SETTINGS)
+    return frozenset((
+        *(f"{section}.{name}" for section, inner in table.items() if isinstance(inner, dict) for name in inner),
+        *(section for section, value in table.items() if not isinstance(value, dict)),
+        *map(_setting_of, variables),
+    ))  # fmt: skip
+
+
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:

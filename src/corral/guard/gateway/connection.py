@@ -153,7 +153,7 @@ class ClientConnection:
             self.break_off("headers_too_large" if incoming.fault == TOO_LARGE else "bad_http", incoming.fault)
             return
         try:
-            outcome = core.pipeline.enter(incoming.method, incoming.target, incoming.head, self._session, now)
+            outcome = self._enter(incoming, now)
         except Exception:  # noqa: BLE001  # fail closed: what cannot be judged is not served
             _log.exception("A request failed inside the guard")
             self.break_off("internal", "The guard failed while admitting this request.")
@@ -169,6 +169,10 @@ class ClientConnection:
         self.expect_by(now + self._bounds.body_timeout)
         if b"expect" in incoming.head and not incoming.complete:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _enter(self, incoming: Incoming, now: float) -> Visit | Refusal:
+        """Ask the pipeline whether a request may go on, by its head."""
+        return self._core.pipeline.enter(incoming.method, incoming.target, incoming.head, self._session, now)
 
     def _refuse_head(self, incoming: Incoming, refusal: Refusal) -> None:
         """Refuse before the body is read. A short body is read over, so that the connection can be kept."""

@@ -3,7 +3,8 @@
 from typing import Final, NamedTuple
 
 _ONCE: Final = frozenset((b"host", b"authorization", b"x-api-key", b"content-type", b"content-length",
-                          b"transfer-encoding", b"expect", b"origin"))  # fmt: skip
+                          b"transfer-encoding", b"expect", b"origin", b"x-original-method", b"x-original-uri",
+                          b"x-forwarded-method", b"x-forwarded-uri"))  # fmt: skip
 _JOINED: Final = frozenset((b"x-forwarded-for", b"forwarded"))
 
 TOO_LARGE = "The head is too large."

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from corral.guard.gateway.connection import ClientConnection
@@ -14,10 +15,13 @@ TICK = 0.25
 
 
 class Listener:
-    """Keeps the open connections of one guard."""
+    """Keeps the open connections of one guard. `connect` builds each: whose requests are relayed, or only judged."""
 
-    def __init__(self, core: "Core") -> None:
+    def __init__(
+        self, core: "Core", connect: Callable[["Core", "Listener"], ClientConnection] = ClientConnection
+    ) -> None:
         self._core = core
+        self._connect = connect
         self._connections: set[ClientConnection] = set()
         self._by_address: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
@@ -28,7 +32,7 @@ class Listener:
 
     def connection(self) -> asyncio.BaseProtocol:
         """Build the protocol for a new connection."""
-        return cast("asyncio.BaseProtocol", ClientConnection(self._core, self))
+        return cast("asyncio.BaseProtocol", self._connect(self._core, self))
 
     def opened(self, connection: ClientConnection, address: str) -> bool:
         """Take a connection in; False where there are too many, in all or from its address."""
