@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 LOCK := requirements/dev.lock
 # What the benchmarks compare with, in an environment of its own.
 PEERS := .venv-peers
+# The proxies of the examples that Debian does not have.
+PROXIES := .venv-proxies
 # What users of a compiled wheel get: found first by what runs with PYTHONPATH=$(COMPILED).
 COMPILED := build/compiled
 # Debian builds its Python with profile-guided optimisation, which makes the guard a third faster.
@@ -32,7 +34,7 @@ $(READY): pyproject.toml $(LOCK) scripts/find-python
 demo: $(READY)  ## Scan a real llama-server bare, guard it, and scan it again
 	$(BIN)/corral demo
 
-test: $(READY) lint compiled  ## Run every check and every test
+test: $(READY) lint compiled $(PROXIES)/.ready  ## Run every check and every test
 	$(BIN)/python -m pytest -n 2 --cov --cov-report= -q
 	@$(BIN)/python -m coverage report --include='src/corral/engine/*,src/corral/policy/*' --fail-under=95 > coverage.txt \
 	  || { cat coverage.txt; exit 1; }
@@ -61,6 +63,11 @@ bench: $(READY) compiled $(PEERS)/.ready  ## Measure beside nginx, Envoy, LiteLL
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.memory
 
+$(PROXIES)/.ready: requirements/proxies.lock scripts/find-python
+	"$(PYTHON)" -m venv --clear $(PROXIES)
+	$(PROXIES)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/proxies.lock
+	@touch $@
+
 $(PEERS)/.ready: requirements/peers.lock scripts/find-python
 	"$(PYTHON)" -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/peers.lock
@@ -81,6 +88,9 @@ lock: $(READY)  ## Renew the lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
 	  --output-file requirements/peers.lock requirements/peers.in
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+	  --output-file requirements/proxies.lock requirements/proxies.in
 
 clean:  ## Remove what was made
-	rm -rf $(VENV) $(PEERS) site build dist coverage.txt imports.txt .coverage* .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(PROXIES) site build dist coverage.txt imports.txt .coverage* .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
