@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from corral.demo.llama_server import LlamaServer
@@ -11,6 +12,10 @@ from corral.demo.tiny_model import write_tiny_llama
 from running_guard import start_guard
 
 __all__ = ["start_guard"]
+
+# A busy machine may stop any test for a while: how long an example takes says nothing.
+hypothesis.settings.register_profile("corral", deadline=None)
+hypothesis.settings.load_profile("corral")
 
 
 @pytest.fixture(scope="session")

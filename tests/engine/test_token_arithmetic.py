@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.engine.tokens import MEASURES, Tokens, costs, reserve, settle
+from corral.engine.measures import MEASURES, TOKEN_MEASURES
+from corral.engine.tokens import Tokens, costs, reserve, settle
 
 COUNTS = st.integers(0, 10**6)
 REPORTED = st.none() | COUNTS
@@ -22,4 +23,5 @@ def test_what_is_not_reported_is_never_refunded(prompt, answer, read, written):
 
 
 def test_costs_stand_in_the_order_of_the_measures():
-    assert dict(zip(MEASURES, costs(Tokens(2, 3)), strict=True)) == {"tokens": 5, "input tokens": 2, "output tokens": 3}
+    told = dict(zip(MEASURES[:TOKEN_MEASURES], costs(Tokens(2, 3)), strict=True))
+    assert told == {"tokens": 5, "input tokens": 2, "output tokens": 3}

@@ -53,7 +53,8 @@ def test_the_written_template_is_the_defaults_commented_or_not():
     policy = load_policy(text="\n".join(skipped))
     assert policy.keys[0].name == "alice"
     assert policy.plan["pro"].limits[0].name == "pro"
-    assert dataclasses.replace(policy, keys=(), plan={}) == Policy()
+    assert policy.price["*"].output == 0.6
+    assert dataclasses.replace(policy, keys=(), plan={}, price={}) == Policy()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from corral.policy.notation import (
     describe_quota,
     describe_size,
     parse_duration,
+    parse_price,
     parse_quota,
     parse_size,
 )
@@ -94,3 +95,53 @@ def test_words_are_plain():
     assert describe_duration(7200) == "2 hours"
     assert describe_size(2**20) == "1 MiB"
     assert describe_size(1000) == "1,000 bytes"
+
+
+@pytest.mark.parametrize(
+    ("text", "quota", "said"),
+    [
+        ("4 concurrent requests", Quota(4, 0.0, "concurrent requests"), "4 concurrent requests"),
+        ("1 concurrent", Quota(1, 0.0, "concurrent requests"), "1 concurrent request"),
+        ("600 gpu-seconds/hour", Quota(600, 3600.0, "gpu-seconds"), "600 gpu-seconds per hour"),
+        ("600 GPU seconds per 2 hours", Quota(600, 7200.0, "gpu-seconds"), "600 gpu-seconds per 2 hours"),
+        ("20 cost/day", Quota(20_000_000, 86400.0, "cost", "", "day"), "20 cost per day"),
+        ("0.5 USD/month", Quota(500_000, 31 * 86400.0, "cost", "usd", "month"), "0.5 usd per month"),
+        ("20 eur/24 hours", Quota(20_000_000, 86400.0, "cost", "eur"), "20 eur per 24 hours"),
+        ("0.000001 cost/hour", Quota(1, 3600.0, "cost"), "0.000001 cost per hour"),
+    ],
+)
+def test_units_besides_requests_and_tokens(text, quota, said):
+    assert parse_quota(text) == quota
+    assert describe_quota(quota) == said
+    assert parse_quota(said) == quota
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("0 concurrent requests", "must be whole"),
+        ("4 concurrent requests/hour", "is no quota"),
+        ("1.5 requests/minute", "must be whole"),
+        ("20 tokens/month", "only costs go by the month"),
+        ("20 usd/3 months", "only costs go by the month"),
+        ("20 bitcoin/day", "is no quota"),
+        ("0.0000001 usd/day", "a cost must be from"),
+        ("200000000 usd/day", "a cost must be from"),
+        ("0 usd/day", "a cost must be from"),
+        ("5 gpu-hours/day", "is no quota"),
+    ],
+)
+def test_what_is_no_quota_is_told_why(text, wrong):
+    with pytest.raises(PolicyError, match=wrong):
+        parse_quota(text)
+
+
+@pytest.mark.parametrize("value", [0, 0.15, 3, 12.5, 0.000001])
+def test_prices(value):
+    assert parse_price(value) == value
+
+
+@pytest.mark.parametrize("value", [-1, "0.15", True, 0.0000001, float("nan"), float("inf"), 10**9])
+def test_what_is_no_price(value):
+    with pytest.raises(PolicyError, match="is no price"):
+        parse_price(value)

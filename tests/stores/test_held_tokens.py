@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from corral.engine.decision import Admit, Deny, Hold
 from corral.engine.limit import limits_from
-from corral.engine.tokens import FREE, Tokens, costs, reserve, settle
+from corral.engine.measures import FREE
+from corral.engine.tokens import Tokens, costs, reserve, settle
 from corral.policy.model import LimitRule, Quota
 from corral.stores.memory import MemoryStore
 

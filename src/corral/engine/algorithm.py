@@ -35,6 +35,8 @@ class Algorithm(Protocol):
     horizon: int
     begins: bool
     """Whether a client's first request begins something, though it is charged nothing yet."""
+    keeps: bool
+    """Whether what was used is to be kept where a restart does not forgive it."""
 
     def ask(self, state: int | None, now: int, cost: int) -> Verdict:
         """Judge a request of `cost` ≥ 1 units at `now` nanoseconds. A cost above the whole quota is never admitted."""

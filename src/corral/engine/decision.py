@@ -10,7 +10,8 @@ class Standing(NamedTuple):
     """How one limit stands for one client.
 
     `name` is the limit's; `quota` units in `window` seconds; `remaining` ≥ 0 units may be taken at once now; `reset`
-    seconds until the whole quota is there again (after a denial: until this request would be admitted).
+    seconds until the whole quota is there again (after a denial: until this request would be admitted). A `window` of 0
+    is none: what is counted are those that run at once, and `reset` says nothing.
     """
 
     name: str
@@ -68,14 +69,16 @@ class Part(NamedTuple):
 class Hold:
     """The tokens that a running request holds. It is ended by `Store.settle`, once: a second time changes nothing.
 
-    `tightest` is the limit with the smallest share of its quota left, if any applies.
+    `tightest` is the limit on tokens with the smallest share of its quota left, if any applies; `other` that among the
+    limits that do not count tokens.
     """
 
-    __slots__ = ("open", "parts", "tightest")
+    __slots__ = ("open", "other", "parts", "tightest")
 
-    def __init__(self, parts: tuple[Part, ...], tightest: Standing | None) -> None:
+    def __init__(self, parts: tuple[Part, ...], tightest: Standing | None, other: Standing | None = None) -> None:
         self.parts = parts
         self.tightest = tightest
+        self.other = other
         self.open = True
 
 

@@ -16,11 +16,12 @@ class Gcra:
     A client may owe `debt` units beyond the burst at most; what it used beyond that is forgotten.
     """
 
-    __slots__ = ("_deepest", "_interval", "_tolerance", "amount", "begins", "burst", "horizon", "window")
+    __slots__ = ("_deepest", "_interval", "_tolerance", "amount", "begins", "burst", "horizon", "keeps", "window")
 
     def __init__(self, amount: int, window: float, burst: int | None = None, debt: int = 0) -> None:
         self.amount = amount
         self.window = window
+        self.keeps = False
         self.begins = False
         self.burst = amount if burst is None else burst
         self._interval = round(window * SECOND)

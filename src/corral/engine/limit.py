@@ -4,15 +4,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from corral.engine.algorithm import Algorithm
+from corral.engine.calendar import Calendar
+from corral.engine.concurrent import Concurrent
 from corral.engine.gcra import Gcra
-from corral.engine.tokens import MEASURES
+from corral.engine.measures import MEASURES, scale_of
 from corral.engine.window import Window
 from corral.policy.model import LimitRule
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit of a store. `measure` says which of `tokens.MEASURES` it counts; -1 is requests."""
+    """One limit of a store. `measure` says which of `measures.MEASURES` it counts; -1 is requests."""
 
     name: str
     algorithm: Algorithm
@@ -25,8 +27,8 @@ def limits_from(rules: Iterable[LimitRule]) -> tuple[Limit, ...]:
 
 
 def measure_of(rule: LimitRule) -> int:
-    """Say which of `tokens.MEASURES` a rule counts; -1 is requests."""
-    return MEASURES.index(rule.quota.unit) if rule.quota.counts_tokens else -1
+    """Say which of `measures.MEASURES` a rule counts; -1 is requests."""
+    return -1 if rule.quota.unit == "requests" else MEASURES.index(rule.quota.unit)
 
 
 def capacity_of(rule: LimitRule) -> int:
@@ -36,7 +38,12 @@ def capacity_of(rule: LimitRule) -> int:
 
 def _algorithm(rule: LimitRule) -> Algorithm:
     quota = rule.quota
+    scale = scale_of(quota.unit)
+    if quota.unit == "concurrent requests":
+        return Concurrent(quota.amount)
+    if quota.period:
+        return Calendar(quota.amount * scale, quota.period)
     if rule.algorithm == "window":
-        return Window(quota.amount, quota.window)
-    debt = capacity_of(rule) if quota.counts_tokens else 0
-    return Gcra(quota.amount, quota.window, rule.burst, debt)
+        return Window(quota.amount * scale, quota.window)
+    most = capacity_of(rule) * scale
+    return Gcra(quota.amount * scale, quota.window, most, most if quota.unit != "requests" else 0)

@@ -13,11 +13,12 @@ _USED = (1 << _BITS) - 1
 class Window:
     """At most `amount` in the `window` seconds that follow a client's first request."""
 
-    __slots__ = ("_length", "amount", "begins", "horizon", "window")
+    __slots__ = ("_length", "amount", "begins", "horizon", "keeps", "window")
 
     def __init__(self, amount: int, window: float) -> None:
         self.amount = amount
         self.window = window
+        self.keeps = False
         self.begins = True
         self._length = round(window * SECOND)
         self.horizon = self._length

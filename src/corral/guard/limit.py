@@ -71,10 +71,10 @@ class Limit:
         self.rule = LimitRule(
             name=name or _name_of(quota), quota=parse_quota(quota), per=per, burst=burst, algorithm=algorithm
         )
-        if self.rule.quota.counts_tokens:
+        if self.rule.quota.unit != "requests":
             raise PolicyError(
-                f'"{quota}": tokens cannot be counted by a handler, which does not know them. Write such a limit into '
-                "the policy's [[limits]]."
+                f'"{quota}": {self.rule.quota.unit} cannot be counted by a handler, which does not know them. Write '
+                "such a limit into the policy's [[limits]]."
             )
         for path, message in check(Policy(limits=(self.rule,))):
             raise PolicyError(f"{path[-1]}: {message}")

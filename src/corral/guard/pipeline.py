@@ -62,6 +62,7 @@ class Pipeline:
     def tick(self, now: float, wall: float) -> None:
         """Follow the wall clock and the key store; to be called a few times a second. Never raises."""
         self._authenticator.tick(now, wall)
+        self._store.follow_wall(wall - now)
 
     def session(self, host: str) -> Session:
         """Open a session for a connection from `host`."""

@@ -3,7 +3,8 @@
 The IETF draft's `RateLimit` and `RateLimit-Policy`, the older `X-RateLimit-*` trio (seconds until the reset), OpenAI's
 `x-ratelimit-*-requests` and `-tokens` (resets as durations), and on its routes Anthropic's
 `anthropic-ratelimit-requests-*` and `-tokens-*` (resets as RFC 3339 times). The first two speak of one limit: the one
-with the smallest share of its quota left. The draft has no unit for tokens; the limit's name says what it counts.
+with the smallest share of its quota left. The draft has a unit for concurrent requests, and then no time is told;
+it has none for tokens, computing time or money, so the limit's name should say what it counts.
 """
 
 import math
@@ -20,8 +21,16 @@ def policy_header(limits: Sequence[LimitRule]) -> bytes:
     """Write the `RateLimit-Policy` line for `limits`, or nothing where there are none."""
     if not limits:
         return b""
-    items = ", ".join(f'"{rule.name}";q={rule.quota.amount};w={math.ceil(rule.quota.window)}' for rule in limits)
-    return f"RateLimit-Policy: {items}\r\n".encode()
+    return f"RateLimit-Policy: {', '.join(map(_item, limits))}\r\n".encode()
+
+
+def _item(rule: LimitRule) -> str:
+    """Write one quota policy. What has no window has no `w`, and a month has none that is always so long."""
+    quota = rule.quota
+    if quota.unit == "concurrent requests":
+        return f'"{rule.name}";q={quota.amount};qu="concurrent-requests"'
+    window = "" if quota.period == "month" else f";w={math.ceil(quota.window)}"
+    return f'"{rule.name}";q={quota.amount}{window}'
 
 
 def _duration(seconds: int) -> str:
@@ -60,15 +69,23 @@ class QuotaHeaders:
         return written
 
     def full(
-        self, requests: Standing | None, tokens: Standing | None, plan: str | None = None, *, anthropic: bool = False
+        self,
+        requests: Standing | None,
+        tokens: Standing | None,
+        plan: str | None = None,
+        *,
+        anthropic: bool = False,
+        other: Standing | None = None,
     ) -> bytes:
-        """Write the lines for the tightest limit on requests and the tightest on tokens, where there are such.
+        """Write the lines for the tightest limit on requests, on tokens, and on anything else, where there are such.
 
         `anthropic` adds what Anthropic's clients read.
         """
         tightest = requests
         if requests is None or (tokens is not None and _share(tokens) < _share(requests)):
             tightest = tokens
+        if tightest is None or (other is not None and _share(other) < _share(tightest)):
+            tightest = other
         if tightest is None:
             return b""
         lines = [_general(tightest, math.ceil(tightest.reset))]
@@ -90,6 +107,11 @@ def _share(standing: Standing) -> float:
 
 def _general(standing: Standing, reset: int) -> str:
     remaining = standing.remaining
+    if not standing.window:
+        return (
+            f'RateLimit: "{standing.name}";r={remaining}\r\n'
+            f"X-RateLimit-Limit: {standing.quota}\r\nX-RateLimit-Remaining: {remaining}\r\n"
+        )
     return (
         f'RateLimit: "{standing.name}";r={remaining};t={reset}\r\n'
         f"X-RateLimit-Limit: {standing.quota}\r\nX-RateLimit-Remaining: {remaining}\r\nX-RateLimit-Reset: {reset}\r\n"

@@ -96,6 +96,8 @@ class RefusalWriter:
         told = standing._replace(reset=float(retry))
         if rule is not None and rule.quota.counts_tokens:
             return self._quota_headers.full(None, told, refusal.plan, anthropic=anthropic)
+        if rule is not None and rule.quota.unit != "requests":
+            return self._quota_headers.full(None, None, refusal.plan, other=told)
         told = told._replace(remaining=0)
         if anthropic:
             return self._quota_headers.full(told, None, refusal.plan, anthropic=True)

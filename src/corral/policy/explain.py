@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from corral.policy.address import parse_endpoint
-from corral.policy.model import Jwt, LimitRule, Plan, Policy
+from corral.policy.model import ANY_MODEL, Jwt, LimitRule, Plan, Policy
 from corral.policy.notation import describe_count, describe_duration, describe_quota, describe_size
 from corral.policy.plans import all_limits
 from corral.policy.whose import each
@@ -63,13 +63,21 @@ def _tokens(jwt: Jwt) -> Iterator[str]:
 
 def describe_limit(limit: LimitRule) -> str:
     """Say what a limit allows, in a sentence."""
-    if limit.algorithm == "window":
+    quota = limit.quota
+    who, said = each(limit), describe_quota(quota)
+    if quota.unit == "concurrent requests":
+        return f'{who} may have {said} (limit "{limit.name}"), running or waiting for a place.'
+    if quota.period:
+        how = f"the calendar's {quota.period} in UTC counts, and a restart forgives nothing"
+    elif limit.algorithm == "window":
         how = "counted from the first request; all come back when the time is over"
+    elif quota.unit == "cost":
+        how = "which comes back evenly"
     else:
-        burst = limit.burst if limit.burst is not None else limit.quota.amount
+        burst = limit.burst if limit.burst is not None else quota.amount
         how = f"at most {burst:,} at once; they come back one by one"
-    verb = "use" if limit.quota.counts_tokens else "make"
-    return f'{each(limit)} may {verb} {describe_quota(limit.quota)} (limit "{limit.name}"), {how}.'
+    verb = "make" if quota.unit == "requests" else "spend" if quota.unit == "cost" else "use"
+    return f'{who} may {verb} {said} (limit "{limit.name}"), {how}.'
 
 
 def describe_plans(policy: Policy) -> Iterator[str]:
@@ -94,13 +102,16 @@ def _plan(where: str, plan: Plan) -> Iterator[str]:
 
 def _limits(policy: Policy) -> Iterator[str]:
     yield from map(describe_limit, policy.limits)
-    if all(limit.quota.counts_tokens for limit in policy.limits):
+    if all(limit.quota.unit != "requests" for limit in policy.limits):
         yield "No request quotas apply."
     if any(limit.quota.counts_tokens for limit in all_limits(policy)):
         yield (
             "A running request holds the tokens that it may use at most; when it ends, it is charged what the server "
             "reports, or all that it held where the server reports nothing."
         )
+    for model, price in policy.price.items():
+        which = "Every other model costs" if model == ANY_MODEL else f"The model {model} costs"
+        yield f"{which} {price.input:g} for a million tokens of prompts and {price.output:g} for a million of answers."
     places = policy.concurrency
     yield (
         f"At most {describe_count(places.max_running, 'request')} {_verb(places.max_running, 'run')} at once; "
@@ -138,6 +149,7 @@ def warnings(policy: Policy) -> list[str]:
     if not policy.limits:
         found.append("No limits are configured: one client can take the server from all others.")
     found += _narrow_limits(policy)
+    found += _what_cannot_be_told(policy)
     if policy.generation.grammar:
         found.append("generation.grammar is on: grammars from clients have crashed llama.cpp.")
     if policy.routes.management == "admin":
@@ -159,3 +171,15 @@ def _narrow_limits(policy: Policy) -> Iterator[str]:
                 f"request may have {answers:,} (max_tokens × generation.max_choices): requests that ask for more than "
                 "the limit has are refused, and those that name no maximum get less."
             )
+
+
+def _what_cannot_be_told(policy: Policy) -> Iterator[str]:
+    """Name what is counted by what a client claims, or by what its server never says."""
+    units = {limit.quota.unit for limit in all_limits(policy)}
+    if "gpu-seconds" in units and policy.upstream.dialect != "llamacpp":
+        yield "Only llama-server reports its computing time: limits in gpu-seconds go by the guard's estimate alone."
+    if "cost" in units and len(set(policy.price.values())) > 1 and policy.upstream.dialect == "llamacpp":
+        yield (
+            "llama-server answers with the one model it has whatever name a request gives, so with several prices "
+            "clients choose the lowest: write one price for all."
+        )

@@ -29,17 +29,21 @@ def setting(default: Any = ..., *, help: str, unit: str = "", factory: Any = Non
 class Quota:
     """So many units in each window, as `"30/minute"` says it. `amount` ≥ 1; `window` in seconds, > 0.
 
-    `unit` is "requests", "tokens" (a prompt's and its answers' together), "input tokens" or "output tokens".
+    `unit` is "requests", "tokens" (a prompt's and its answers' together), "input tokens", "output tokens",
+    "concurrent requests" (their window is 0: there is none), "gpu-seconds" or "cost" (its amount is in millionths of
+    the `currency`, which "" leaves open). `period` is "day" or "month" where the calendar's in UTC is meant.
     """
 
     amount: int
     window: float
     unit: str = "requests"
+    currency: str = ""
+    period: str = ""
 
     @property
     def counts_tokens(self) -> bool:
-        """Tell whether tokens are counted, rather than requests."""
-        return self.unit != "requests"
+        """Tell whether tokens are counted."""
+        return self.unit.endswith("tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +52,8 @@ class LimitRule:
 
     name: str = setting(help="Shown to clients in RateLimit headers and refusals. Letters, digits, - and _.")
     quota: Quota = setting(
-        help='How many in how long, as "30/minute", "20000 tokens/hour", "5000 output tokens per 60 seconds".'
+        help='How many in how long, as "30/minute", "20000 tokens/hour", "5000 output tokens per 60 seconds", '
+        '"600 gpu-seconds/hour", "20 usd/day"; or how many at once, as "4 concurrent requests".'
     )
     per: Partition | tuple[Partition, ...] = setting(
         "client",
@@ -146,6 +151,29 @@ class Plan:
     models: tuple[str, ...] = setting((), help="The models that they may ask for, by name; none: every model.")
     max_tokens: int | None = setting(
         None, help="Most tokens one answer may have, in the place of generation.max_tokens.", unit="tokens"
+    )
+
+
+ANY_MODEL = "*"
+"""The name under which [price] has what all other models cost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """One `[price."MODEL"]` table: what its tokens cost, by the million, in whatever currency the quotas are in."""
+
+    input: float = setting(help="A million tokens of prompts.", unit="price")
+    output: float = setting(help="A million tokens of answers.", unit="price")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budgets:
+    """`[budgets]`: what was spent of budgets by the day or month, which a restart must not forgive."""
+
+    store: str | None = setting(
+        None,
+        help='The file that keeps it; one guard uses it. "" is none; absent is budgets.db in $XDG_STATE_HOME/corral '
+        "(~/.local/state/corral), where there is such a budget.",
     )
 
 
@@ -283,6 +311,11 @@ class Policy:
     plan: Mapping[str, Plan] = setting(
         factory=dict, help="What those may do who are on a plan: one [plan.NAME] table for each, named by keys."
     )
+    price: Mapping[str, Price] = setting(
+        factory=dict,
+        help='What models cost: one [price."MODEL"] table for each, and [price."*"] for all others. For cost quotas.',
+    )
+    budgets: Budgets = setting(factory=Budgets, help="Where spent budgets are kept.")
     identity: Identity = setting(factory=Identity, help="Whose address counts.")
     limits: tuple[LimitRule, ...] = setting(
         DEFAULT_LIMITS, help="How many requests whom may make, and tokens use; all must agree."

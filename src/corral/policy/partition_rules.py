@@ -27,5 +27,5 @@ def wrong_partitions(policy: Policy, limit: LimitRule) -> Iterator[str]:
     if "model" in parts and not known_models(policy):
         yield (
             "no model is known by name, and names that clients invent count together; name the models in a plan, as "
-            'models = ["llama-3"].'
+            'models = ["llama-3"], or give them a price, as [price."llama-3"].'
         )

@@ -11,6 +11,7 @@ from corral.policy.address import parse_endpoint
 from corral.policy.jwt_rules import jwt_is_whole
 from corral.policy.model import LimitRule, Policy
 from corral.policy.partition_rules import wrong_partitions
+from corral.policy.unit_rules import prices_are_whole, wrong_units
 
 KeyPath = tuple[str | int, ...]
 Rule = Callable[[Policy], Iterator[tuple[KeyPath, str]]]
@@ -42,18 +43,15 @@ def _limits_apply(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
             yield (*here, "burst"), 'a "window" limit has no burst; remove it, or write algorithm = "gcra".'
         if limit.burst is not None and limit.burst < 1:
             yield (*here, "burst"), "a burst lets at least 1 request through."
-        if limit.quota.counts_tokens and limit.burst is not None and limit.burst > limit.quota.amount:
-            yield (
-                (*here, "burst"),
-                f"{limit.burst:,} at once are more than the {limit.quota.amount:,} of the quota; write at most that.",
-            )
+        for name, message in wrong_units(policy, limit):
+            yield (*here, name), message
         for message in wrong_partitions(policy, limit):
             yield (*here, "per"), message
     places = {limit.name: here for here, limit in _places_of_limits(policy)}
     for name, count in Counter(limit.name for _, limit in _places_of_limits(policy)).items():
         if count > 1:
             yield (*places[name], "name"), f'two limits are called "{name}"; give each a name of its own.'
-    if policy.max_failed_logins.counts_tokens:
+    if policy.max_failed_logins.unit != "requests":
         yield ("max_failed_logins",), 'this counts requests; write it as "10/minute".'
 
 
@@ -186,6 +184,7 @@ RULES: tuple[Rule, ...] = (
     _limits_apply,
     _keys_are_hashes,
     _plans_are_sane,
+    prices_are_whole,
     jwt_is_whole,
     _addresses_parse,
     _upstream_can_be_reached,

@@ -56,7 +56,7 @@ def _value(kind: Any, unit: str) -> dict[str, Any]:
     if origin is Mapping:
         return {"type": "object", "additionalProperties": _value(get_args(kind)[1], unit)}
     if kind is Quota:
-        return {"type": "string", "examples": ["30/minute", "5/second", "30 per 60 seconds"]}
+        return {"type": "string", "examples": ["30/minute", "30 per 60 seconds", "20 usd/day", "4 concurrent requests"]}
     if is_dataclass(kind):
         return _table(kind)  # type: ignore[arg-type]  # a class, as get_type_hints gives it
     if kind is float and unit == "seconds":

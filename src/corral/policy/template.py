@@ -1,11 +1,12 @@
 """The commented corral.toml that `corral init` writes, made from the model itself."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from textwrap import wrap
 from typing import Any, get_args, get_origin, get_type_hints
 
-from corral.policy.model import ApiKey, LimitRule, Plan, Policy, Quota
+from corral.policy.model import ANY_MODEL, ApiKey, LimitRule, Plan, Policy, Price, Quota
 from corral.policy.notation import describe_quota
 
 _HEAD = """\
@@ -16,9 +17,17 @@ _HEAD = """\
 _EXAMPLE_KEY = ApiKey(name="alice", sha256="0" * 64)
 _EXAMPLE_PLANS = {
     "pro": Plan(
-        limits=(LimitRule(name="pro", quota=Quota(120, 60.0)),), priority=2.0, models=("llama-3",), max_tokens=4096
+        limits=(
+            LimitRule(name="pro", quota=Quota(120, 60.0)),
+            LimitRule(name="pro-budget", quota=Quota(5_000_000, 86_400.0, "cost", "usd", "day")),
+        ),
+        priority=2.0,
+        models=("llama-3",),
+        max_tokens=4096,
     )
 }
+_EXAMPLE_PRICES = {ANY_MODEL: Price(input=0.15, output=0.6)}
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def template() -> str:
@@ -34,8 +43,10 @@ def template() -> str:
             sections.append(_array("limits", described, LimitRule, value))
         elif described.name == "keys":
             sections.append(_array("keys", described, ApiKey, (_EXAMPLE_KEY,)))
+        elif described.name == "price":
+            sections.append(_named("price", described, Price, _EXAMPLE_PRICES))
         elif get_origin(kind) is Mapping:
-            sections.append(_named(described.name, described, _EXAMPLE_PLANS))
+            sections.append(_named(described.name, described, Plan, _EXAMPLE_PLANS))
         elif is_dataclass(kind) and kind is not Quota:
             sections.append(_section(described.name, value))
         else:
@@ -63,13 +74,13 @@ def _section(name: str, value: Any) -> str:
     return f"\n[{name}]\n{body}"
 
 
-def _named(name: str, described: Field[Any], values: Mapping[str, Plan]) -> str:
+def _named(name: str, described: Field[Any], kind: type[Any], values: Mapping[str, Any]) -> str:
     lines = [f"\n{_comment(described.metadata['help'])}"]
-    lines += [_comment(f"{inner.name}: {inner.metadata['help']}") for inner in fields(Plan)]
-    for key, plan in values.items():
-        lines.append(f"#[{name}.{key}]\n")
-        lines += [f"#{f.name} = {literal(getattr(plan, f.name))}\n" for f in fields(Plan) if f.name != "limits"]
-        for limit in plan.limits:
+    lines += [_comment(f"{inner.name}: {inner.metadata['help']}") for inner in fields(kind)]
+    for key, value in values.items():
+        lines.append(f"#[{name}.{key if _BARE.fullmatch(key) else literal(key)}]\n")
+        lines += [f"#{f.name} = {literal(getattr(value, f.name))}\n" for f in fields(kind) if f.name != "limits"]
+        for limit in getattr(value, "limits", ()):
             lines.append(f"#[[{name}.{key}.limits]]\n#name = {literal(limit.name)}\n#quota = {literal(limit.quota)}\n")
     return "".join(lines)
 

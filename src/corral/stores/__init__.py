@@ -1,10 +1,21 @@
 """Where counts live. A store makes one decision over all limits at once."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from corral.engine.decision import Decision, Deny, Hold, PartitionKey, Reservation, Standing
-from corral.engine.tokens import Costs
+from corral.engine.measures import Costs
+
+
+class Spent(NamedTuple):
+    """What was used of a limit that a restart must not forgive: in which period of the calendar, and how much."""
+
+    limit: str
+    key: PartitionKey
+    span: str
+    number: int
+    used: int
+
 
 Binding = Any
 """A client, prepared for one store: what `bind` returned. Opaque to everybody else; good for the store's lifetime."""
@@ -34,6 +45,10 @@ class Store(Protocol):
 
     def give_back(self, reservation: Reservation, now: float) -> None:
         """Undo what `take` charged, at most once; what time has returned already is not returned twice."""
+        ...
+
+    def follow_wall(self, offset: float) -> None:
+        """Take note of how far the time since 1970 in UTC is ahead of `now`, in seconds: budgets go by the calendar."""
         ...
 
     def peek(self, client: Binding, now: float) -> tuple[Standing, ...]:

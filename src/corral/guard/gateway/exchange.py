@@ -181,8 +181,10 @@ class Exchange:
         anthropic = visit.route.errors is _ANTHROPIC
         if visit.tokens is None and not anthropic:
             return headers.lines(visit.standing, plan)
-        left = visit.tokens.left if visit.tokens is not None else None
-        return headers.full(visit.standing, left, plan, anthropic=anthropic)
+        left = other = None
+        if visit.tokens is not None:
+            left, other = visit.tokens.left, visit.tokens.other
+        return headers.full(visit.standing, left, plan, anthropic=anthropic, other=other)
 
     def answer_body(self, data: bytes) -> None:
         """Collect a piece of the body."""
