@@ -1,8 +1,10 @@
 """The guard in front of the real llama-server, and the official client in front of the guard."""
 
 import json
+import math
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import httpx2
@@ -10,6 +12,7 @@ import openai
 import pytest
 
 from corral.policy.model import Generation, LimitRule, Policy, Quota, Upstream
+from corral.policy.notation import parse_quota
 
 pytestmark = pytest.mark.e2e
 
@@ -118,3 +121,33 @@ def test_a_streaming_client_that_closes_its_socket_frees_the_slot_within_a_secon
     while any(slot["is_processing"] for slot in httpx2.get(f"{llama_server.url}/slots").json()):
         assert time.monotonic() < end, "the slot is still busy after a second"
     assert running.settled(1)[0].ending == "client-left"
+
+
+def limited(name: str, quota: str) -> Policy:
+    return replace(OPEN, limits=(LimitRule(name=name, quota=parse_quota(quota)),), generation=Generation(max_tokens=40))
+
+
+def test_the_real_servers_computing_time_is_charged_to_the_millisecond(guard):
+    running = guard(limited("gpu", "100 gpu-seconds/day"))
+    ask(running, max_tokens=12)
+    list(ask(running, max_tokens=12, stream=True))
+    records = running.settled(2)
+    assert all(record.compute_ms > 0 for record in records)
+    pipeline = running.guard._core.pipeline
+    caller = pipeline._callers.admit("127.0.0.1", None)
+    (standing,) = pipeline._store.peek(caller.token_limits, running.loop.time())
+    used = sum(math.ceil(record.compute_ms) for record in records)
+    assert 0 <= standing.remaining - (100_000 - used) <= 20  # what has come back since, at 100 s a day
+
+
+def test_the_real_server_never_runs_more_for_a_client_than_may_run_at_once(guard):
+    running = guard(replace(limited("at-once", "2 concurrent requests"), generation=Generation(max_tokens=200)))
+    with ThreadPoolExecutor(6) as pool:
+        url = f"http://127.0.0.1:{running.port}/completion"
+        sent = [pool.submit(httpx2.post, url, json={"prompt": "hi"}, timeout=60) for _ in range(6)]
+        statuses = [answer.result().status_code for answer in sent]
+    assert set(statuses) <= {200, 429}
+    assert statuses.count(200) >= 2
+    running.settled(6)
+    assert running.guard._core.pipeline._store.held == 0
+    assert httpx2.post(url, json={"prompt": "hi"}, timeout=60).status_code == 200

@@ -289,3 +289,22 @@ def test_counts_outlive_a_loop_as_tests_of_applications_need_it():
     app.add_middleware(corral.Guard, policy=replace(ONE_PLACE, limits=(LimitRule(name="one", quota=Quota(1, 3600.0)),)))
     client = TestClient(app)
     assert [client.get("/nowhere").status_code for _ in range(2)] == [404, 429]
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
+def test_a_client_that_leaves_is_not_counted_among_those_that_run_at_once(path):
+    rule = LimitRule(name="at-once", quota=Quota(1, 0.0, "concurrent requests"))
+    model = Model(replace(ONE_PLACE, concurrency=Concurrency(max_running=4), limits=(rule,)))
+    with serve_asgi(model.app) as client:
+        connection = client.connect()
+        connection.sendall(post(BODY, path=path))
+        assert model.begun.wait(20)
+        refused = client.post(BODY)
+        assert (refused.status, refused.header("RateLimit")) == (429, '"at-once";r=0')
+        connection.close()
+        assert model.ended.wait(20)
+        wait_for(lambda: model.guard._door._store.held == 0)
+        model.go.set()
+        passed = client.post(BODY)
+        assert (passed.status, passed.header("RateLimit")) == (200, '"at-once";r=0')
+        wait_for(lambda: model.guard._door._store.held == 0)

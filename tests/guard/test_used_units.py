@@ -10,6 +10,7 @@ import pytest
 from tests.guard.test_partitions import Door
 from tests.guard.test_token_quota import body, chat, header, held, reports, status, until
 
+import corral
 from corral.dialects.model import Usage
 from corral.guard.caller import Visit
 from corral.guard.quota_headers import policy_header

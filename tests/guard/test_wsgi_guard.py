@@ -174,6 +174,23 @@ def test_an_application_that_raises_frees_the_place():
     assert guard.running == 0
 
 
+def test_whatever_becomes_of_a_request_it_runs_no_more():
+    rule = LimitRule(name="at-once", quota=Quota(1, 0.0, "concurrent requests"))
+    service = Service(replace(OPEN, limits=(rule,)))
+    with serve_wsgi(service.app) as client, client.connect() as running:
+        running.sendall(post(BODY, path="/completion", headers="Connection: close\r\n"))
+        wait_for(lambda: service.guard.running == 1)
+        assert client.post(BODY).status == 429
+        service.go.set()
+        read_all(running)
+        wait_for(lambda: service.guard._door._store.held == 0)
+        assert [client.post({"input_prefix": "a", "input_suffix": "b"}, "/infill").status for _ in range(3)] == [
+            500
+        ] * 3
+        assert client.post(BODY, "/v1/completions").header("RateLimit") == '"at-once";r=0'
+        wait_for(lambda: service.guard._door._store.held == 0)
+
+
 def test_who_waits_is_served_in_turn_and_who_waits_too_long_refused():
     service = Service(replace(OPEN, concurrency=Concurrency(max_running=1, max_waiting=8, max_wait=20)))
     with serve_wsgi(service.app) as client, ThreadPoolExecutor(4) as pool:

@@ -26,6 +26,7 @@ def limit(quota: str, more: str = "", rest: str = "") -> str:
         (limit("20 usd/day", "", '[price."*"]\ninput = 1\n'), "output: this is missing"),
         (limit("20 usd/day", "", '[price."*"]\ninput = "1"\noutput = 1'), "is no price"),
         (limit("2 usd/day", "", '[[limits]]\nname = "b"\nquota = "9 eur/month"\n' + PRICES), r"several \(eur, usd\)"),
+        ('[budgets]\nstore = "b.db"', "there is nothing to keep"),
         ('max_failed_logins = "4 concurrent requests"', "this counts requests"),
     ],
 )
@@ -46,7 +47,7 @@ def test_what_each_unit_means_is_said():
     said = "\n".join(explain(policy))
     assert 'may have 4 concurrent requests (limit "a"), running or waiting for a place.' in said
     assert "Each user (all its keys and tokens together) may use 600 gpu-seconds per hour" in said
-    assert 'All clients together may spend 20 usd per day (limit "wallet"), the calendar\'s day in UTC counts' in said
+    assert 'All clients together may spend 20 usd per day (limit "wallet"), by the calendar\'s day in UTC' in said
     assert "Each key, for each model, may spend 1.5 usd per hour" in said
     assert "Every other model costs 0.15 for a million tokens of prompts and 0.6 for a million of answers." in said
     assert "The model llama-3 costs 1 for" in said
@@ -55,4 +56,4 @@ def test_what_each_unit_means_is_said():
 
 def test_computing_time_needs_a_server_that_reports_it():
     text = limit("60 gpu-seconds/hour", "", '[upstream]\ndialect = "openai"')
-    assert any("Only llama-server reports" in warning for warning in warnings(load_policy(text=text)))
+    assert any("API reports no computing time" in warning for warning in warnings(load_policy(text=text)))

@@ -205,11 +205,12 @@ def run(
 
     from corral.guard.key_store import default_path  # noqa: PLC0415  # as above
     from corral.guard.lifetime import serve  # noqa: PLC0415  # as above
-    from corral.guard.resolve import with_credentials  # noqa: PLC0415  # as above
+    from corral.guard.resolve import with_budgets, with_credentials  # noqa: PLC0415  # as above
     from corral.policy.rules import check  # noqa: PLC0415  # as above
 
     store = default_path(os.environ)
     policy, key = with_credentials(policy, store=store)
+    policy = with_budgets(policy, store.with_name("budgets.db"))
     for _, message in check(policy):  # once more: now it is known whether keys are asked for
         raise PolicyError(message)
 

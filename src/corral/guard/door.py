@@ -25,6 +25,7 @@ from corral.guard.answer_usage import AnswerUsage
 from corral.guard.app_body import for_app
 from corral.guard.app_routes import APP, AppRoutes, Unknown
 from corral.guard.authenticator import Authenticator, TokenJudge
+from corral.guard.budgets import Budgets
 from corral.guard.call import Call
 from corral.guard.caller import Visit
 from corral.guard.credentials import KeyRing
@@ -90,6 +91,7 @@ class Door:
         self._numbers = count(1)
         self._pipeline: Pipeline | None = None
         self._authenticator: Authenticator | None = None
+        self._budgets: Budgets | None = None
         self._wall_offset = 0.0
         self._ticked_at = 0.0
 
@@ -116,6 +118,8 @@ class Door:
         if self._log is None and self._records is None:
             self._records = self._log = AccessLog.open(policy.log)
         self._authenticator = Authenticator(ring, policy.plan, watch=watch, tokens=tokens)
+        if self._budgets is None:
+            self._budgets = Budgets.open(policy, self._store)
         self._pipeline = Pipeline(
             policy,
             self.routes,
@@ -124,6 +128,7 @@ class Door:
             open_to_all=self._open,
             check_host=self._local_only,
             authenticator=self._authenticator,
+            budgets=self._budgets,
         )
         self.tick()
 
@@ -151,7 +156,10 @@ class Door:
             await authenticator.close()
 
     def close_log(self) -> None:
-        """Write what is left of the log."""
+        """Write what is left of the log, and what was spent of budgets."""
+        budgets, self._budgets = self._budgets, None
+        if budgets is not None:
+            budgets.close(self.now(), time.time())
         log, self._log = self._log, None
         if log is not None:
             self._records = None

@@ -47,9 +47,14 @@ class Answers:
         standings = [standing for _, standing in call.standings if standing is not None]
         if visit is not None and visit.standing is not None:
             standings.append(visit.standing)
-        if standings:
+        held = None if visit is None else visit.tokens
+        if standings or held is not None:
             quota_headers, _ = self._written(call)
-            headers += _pairs(quota_headers.lines(min(standings, key=_share), call.plan))
+            requests = min(standings, key=_share) if standings else None
+            if held is None:
+                headers += _pairs(quota_headers.lines(requests, call.plan))
+            else:
+                headers += _pairs(quota_headers.full(requests, held.left, call.plan, other=held.other))
         return headers
 
     def _written(self, call: Call) -> tuple[QuotaHeaders, RefusalWriter]:

@@ -11,6 +11,7 @@ from corral.dialects.model import Asked, Dialect, Route, RouteClass
 from corral.engine.decision import NOTHING, Admit, Deny, Reservation, Standing
 from corral.guard.authenticator import Authenticator
 from corral.guard.body_check import BodyCheck
+from corral.guard.budgets import Budgets
 from corral.guard.caller import BodyLimits, Caller, Head, Session, Visit
 from corral.guard.callers import Callers
 from corral.guard.credentials import KeyRing, key_in_query
@@ -32,7 +33,8 @@ class Pipeline:
 
     `open_to_all` says that no key is asked for; `check_host` that only requests addressed to an IP address or to
     localhost are heard (a web page can point a name of its own at a loopback address, and no key would stop it).
-    `authenticator` judges credentials; where there is none, the policy's own keys alone are let in.
+    `authenticator` judges credentials; where there is none, the policy's own keys alone are let in. `budgets` keeps
+    what a restart must not forgive.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class Pipeline:
         open_to_all: bool,
         check_host: bool,
         authenticator: Authenticator | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
+        self._budgets = budgets
         self._match = dialect.match
         self._take = store.take
         self._store = store
@@ -63,6 +67,8 @@ class Pipeline:
         """Follow the wall clock and the key store; to be called a few times a second. Never raises."""
         self._authenticator.tick(now, wall)
         self._store.follow_wall(wall - now)
+        if self._budgets is not None:
+            self._budgets.tick(now, wall)
 
     def session(self, host: str) -> Session:
         """Open a session for a connection from `host`."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from corral.errors import UsageError
 from corral.guard.new_key import hash_key, looks_like_key, new_key
 from corral.policy.explain import asks_for_keys
-from corral.policy.model import DEFAULT_LIMITS, ApiKey, LimitRule, Policy, Quota
+from corral.policy.model import DEFAULT_LIMITS, ApiKey, Budgets, LimitRule, Policy, Quota
+from corral.policy.plans import all_limits
 
 CLIENT_LIMIT = "client"
 """What the limit that `--rate-limit` sets is called."""
@@ -107,3 +108,10 @@ def with_credentials(
     if undecided:
         policy = replace(policy, credentials=replace(credentials, store=str(store)))
     return policy, key
+
+
+def with_budgets(policy: Policy, default: Path) -> Policy:
+    """Keep the calendar's budgets in `default`, where there are such and the policy does not say where."""
+    if policy.budgets.store is not None or not any(rule.quota.period for rule in all_limits(policy)):
+        return policy
+    return replace(policy, budgets=Budgets(store=str(default)))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import ssl
+import time
 from pathlib import Path
 
 from corral.dialects import dialect
@@ -10,6 +11,7 @@ from corral.engine import limits_from
 from corral.errors import CorralError, PolicyError
 from corral.guard.authenticator import Authenticator, TokenJudge
 from corral.guard.authz.connection import AuthzConnection
+from corral.guard.budgets import Budgets
 from corral.guard.credentials import KeyRing
 from corral.guard.gateway.connection import ClientConnection
 from corral.guard.gateway.core import Core
@@ -62,6 +64,7 @@ class Guard:
         self._listener: Listener | None = None
         self._core: Core | None = None
         self._authenticator: Authenticator | None = None
+        self._budgets: Budgets | None = None
         self.address: tuple[str, int] = (self._endpoint.host, self._endpoint.port)
 
     async def start(self) -> None:
@@ -70,13 +73,14 @@ class Guard:
         Raises:
             ListenError: the address cannot be had.
             PolicyError: the certificate, or the key of `[jwt]`, cannot be used.
-            StoreError: the key store is there, but cannot be used.
+            StoreError: the key store is there, or the file of spent budgets wanted, but cannot be used.
 
         """
         policy = self._policy
         loop = asyncio.get_running_loop()
         store = MemoryStore(limits_from(all_limits(policy)), capacity=policy.bounds.max_clients)
         open_to_all = policy.auth != "keys"
+        budgets = self._budgets = Budgets.open(policy, store)
         pipeline = Pipeline(
             policy,
             dialect(policy.upstream.dialect),
@@ -85,6 +89,7 @@ class Guard:
             open_to_all=open_to_all,
             check_host=open_to_all and self._endpoint.is_loopback and not self._authz,  # whoever asks is known
             authenticator=self._authenticate(loop),
+            budgets=budgets,
         )
         core = self._core = Core(policy, pipeline, loop, access_log=self._access_log, metrics=self._metrics)
         listener = self._listener = Listener(core, self._answer_proxy if self._authz else ClientConnection)
@@ -168,6 +173,9 @@ class Guard:
         await self._let_go()
 
     async def _let_go(self) -> None:
+        budgets, self._budgets = self._budgets, None
+        if budgets is not None:
+            budgets.close(asyncio.get_running_loop().time(), time.time())
         authenticator, self._authenticator = self._authenticator, None
         if authenticator is not None:
             await authenticator.close()

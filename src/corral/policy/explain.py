@@ -68,7 +68,7 @@ def describe_limit(limit: LimitRule) -> str:
     if quota.unit == "concurrent requests":
         return f'{who} may have {said} (limit "{limit.name}"), running or waiting for a place.'
     if quota.period:
-        how = f"the calendar's {quota.period} in UTC counts, and a restart forgives nothing"
+        how = f"by the calendar's {quota.period} in UTC"
     elif limit.algorithm == "window":
         how = "counted from the first request; all come back when the time is over"
     elif quota.unit == "cost":
@@ -108,6 +108,13 @@ def _limits(policy: Policy) -> Iterator[str]:
         yield (
             "A running request holds the tokens that it may use at most; when it ends, it is charged what the server "
             "reports, or all that it held where the server reports nothing."
+        )
+    if any(limit.quota.period for limit in all_limits(policy)):
+        kept = policy.budgets.store
+        yield (
+            "What was spent of a day's or month's budget is kept nowhere: a restart forgives it."
+            if kept == ""
+            else f"What was spent of a day's or month's budget is kept in {kept or 'budgets.db'}, over restarts."
         )
     for model, price in policy.price.items():
         which = "Every other model costs" if model == ANY_MODEL else f"The model {model} costs"
@@ -176,8 +183,8 @@ def _narrow_limits(policy: Policy) -> Iterator[str]:
 def _what_cannot_be_told(policy: Policy) -> Iterator[str]:
     """Name what is counted by what a client claims, or by what its server never says."""
     units = {limit.quota.unit for limit in all_limits(policy)}
-    if "gpu-seconds" in units and policy.upstream.dialect != "llamacpp":
-        yield "Only llama-server reports its computing time: limits in gpu-seconds go by the guard's estimate alone."
+    if "gpu-seconds" in units and policy.upstream.dialect == "openai":
+        yield "OpenAI's API reports no computing time: limits in gpu-seconds go by the guard's estimate alone."
     if "cost" in units and len(set(policy.price.values())) > 1 and policy.upstream.dialect == "llamacpp":
         yield (
             "llama-server answers with the one model it has whatever name a request gives, so with several prices "

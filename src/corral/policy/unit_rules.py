@@ -49,3 +49,8 @@ def prices_are_whole(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], st
     if len(currencies) > 1:
         named = ", ".join(currency or "cost" for currency in currencies)
         yield ("price",), f"prices are in one currency, and the quotas are in several ({named}); write one of them."
+    if policy.budgets.store and not any(rule.quota.period for rule in all_limits(policy)):
+        yield (
+            ("budgets", "store"),
+            'no limit counts costs by the calendar, so there is nothing to keep; add one with quota = "20 usd/day".',
+        )
