@@ -137,3 +137,8 @@ def test_a_guard_that_asks_for_keys_follows_a_store_that_may_come(tmp_path: Path
     assert _stored(Policy(keys=(KEY,)), store) == ("keys", str(store), False)
     assert _stored(Policy(auth="keys"), store) == ("keys", str(store), True)
     assert _stored(Policy(auth="keys", credentials=Credentials(store="")), store) == ("keys", "", True)
+
+
+def test_a_rate_limit_takes_the_place_of_no_budget():
+    wallet = LimitRule(name="wallet", quota=Quota(5_000_000, 86_400.0, "cost", "usd", "day"))
+    assert wallet in with_rate_limit(Policy(limits=(wallet,)), 30, 60.0).limits

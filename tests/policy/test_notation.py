@@ -119,9 +119,9 @@ def test_units_besides_requests_and_tokens(text, quota, said):
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        ("0 concurrent requests", "must be whole"),
+        ("0 concurrent requests", "a whole number"),
         ("4 concurrent requests/hour", "is no quota"),
-        ("1.5 requests/minute", "must be whole"),
+        ("1.5 requests/minute", "a whole number"),
         ("20 tokens/month", "only costs go by the month"),
         ("20 usd/3 months", "only costs go by the month"),
         ("20 bitcoin/day", "is no quota"),

@@ -87,7 +87,7 @@ def _whole(text: object, amount: str) -> int:
     number = amount.replace("_", "") or "0"
     if "." in number or not 1 <= int(number) <= MAX_AMOUNT:
         raise PolicyError(
-            f'{_shown(text)} is no quota: the amount must be whole, from 1 to {MAX_AMOUNT}, as in "30/minute".'
+            f'{_shown(text)} is no quota: the amount must be from 1 to {MAX_AMOUNT}, a whole number, as in "30/minute".'
         )
     return int(number)
 
