@@ -8,6 +8,7 @@ import pytest
 
 from asking_proxy import CLIENT, PROXIES, ask, question, read_answer
 from corral.dialects import dialect
+from corral.engine.decision import NOTHING
 from corral.guard.authz.answers import admitted, for_nginx
 from corral.guard.caller import Caller, Visit
 from corral.guard.credentials import Credential
@@ -190,11 +191,11 @@ def test_everything_that_a_dialect_serves_may_be_asked_about(start):
         assert (answer.status, guard.records[-1].route) == (200, route.name), path
 
 
-def test_who_is_admitted_stands_in_a_header_whatever_it_is_called(start, monkeypatch):
+def test_who_is_admitted_stands_in_a_header_whatever_it_is_called():
 
     user = "jwt:Zoë 100% \u2028\r\nX-Evil: 1"
     (_, _, route) = dialect("llamacpp").routes()[0]
-    visit = Visit(route, Caller("a", Credential(user, user, None, False, None), ()), None, None)
+    visit = Visit(route, Caller("a", Credential(user, user, None, False, None), ()), NOTHING, None)
     head = admitted(visit, QuotaHeaders(()), b"Date: now\r\n", "id", b"/authz/caddy")
     assert b"X-Corral-Client: jwt:Zo%C3%AB%20100%25%20%E2%80%A8%0D%0AX-Evil:%201\r\n" in head
 

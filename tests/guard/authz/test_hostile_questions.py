@@ -7,6 +7,7 @@ import pytest
 
 from asking_proxy import CLIENT, PROXIES, ask, question, read_answer
 from corral.dialects import dialect
+from corral.guard.identity import Identity as ClientIdentity
 from corral.policy.authz import for_authz
 from corral.policy.model import Identity, LimitRule, Policy, Quota
 from running_guard import api_key, read_all
@@ -268,3 +269,15 @@ def test_a_key_in_the_url_is_refused_wherever_a_route_is(start):
             "invalid_request_error",
         )
         assert answer.status == 400
+
+
+def test_clients_that_invent_forwarding_headers_fill_no_memory():
+    identity = ClientIdentity(("10.0.0.0/8",))
+    for number in range(10_000):
+        address = f"192.0.{number // 256}.{number % 256}"
+        head = {b"x-forwarded-for": f"10.9.9.9, {address}".encode()}
+        assert [identity.client("10.0.0.1", head) for _ in range(2)] == [address] * 2
+        assert identity.client("192.0.2.7", head) == "192.0.2.7"
+    assert identity.client("10.0.0.1", {b"x-forwarded-for": b"x" * 10_000 + b", 192.0.2.1"}) == "192.0.2.1"
+    assert len(identity._found) <= 4096
+    assert all(len(value) <= 128 for _, value in identity._found)
