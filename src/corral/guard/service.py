@@ -92,7 +92,9 @@ class Guard:
             budgets=budgets,
         )
         core = self._core = Core(policy, pipeline, loop, access_log=self._access_log, metrics=self._metrics)
-        listener = self._listener = Listener(core, self._answer_proxy if self._authz else ClientConnection)
+        listener = self._listener = Listener(
+            core, self._answer_proxy if self._authz else ClientConnection, proxies=self._proxies
+        )
         try:
             self._server = await loop.create_server(
                 listener.connection,

@@ -256,7 +256,9 @@ class Bounds:
     total_timeout: float = setting(900.0, help="Time one request may take in all.", unit="seconds")
     shutdown_timeout: float = setting(30.0, help="Time running requests get to finish at shutdown.", unit="seconds")
     max_connections: int = setting(4096, help="Open connections in all.")
-    max_connections_per_address: int = setting(256, help="Open connections from one address (IPv6: one /64).")
+    max_connections_per_address: int = setting(
+        256, help="Open connections from one address (IPv6: one /64); not from a trusted proxy."
+    )
     max_clients: int = setting(100_000, help="Clients counted apart by each limit; further ones share counts.")
 
 

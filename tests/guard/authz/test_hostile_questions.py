@@ -281,3 +281,26 @@ def test_clients_that_invent_forwarding_headers_fill_no_memory():
     assert identity.client("10.0.0.1", {b"x-forwarded-for": b"x" * 10_000 + b", 192.0.2.1"}) == "192.0.2.1"
     assert len(identity._found) <= 4096
     assert all(len(value) <= 128 for _, value in identity._found)
+
+
+def test_a_proxys_connections_are_bounded_in_all_alone(start):
+    bounds = replace(Policy().bounds, max_connections_per_address=2, max_connections=6)
+    identity = Identity(trusted_proxies=("127.0.0.1/32",))
+    guard = start(replace(KEYED, bounds=bounds, identity=identity))
+    stranger = [socket.create_connection(("127.0.0.1", guard.port), 10, ("127.0.0.2", 0)) for _ in range(3)]
+    proxy = [guard.connect() for _ in range(4)]
+    try:
+        for connection in proxy:
+            connection.sendall(question("nginx", headers=KEY))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        turned_away = 0
+        for connection in stranger:
+            try:
+                connection.sendall(question("nginx", headers=KEY))
+                turned_away += not connection.recv(65536).startswith(b"HTTP/1.1 403 ")
+            except ConnectionError:
+                turned_away += 1
+        assert turned_away == 1
+    finally:
+        for connection in (*stranger, *proxy):
+            connection.close()

@@ -1,6 +1,7 @@
 """What a proxy is told: who it is that is admitted, and for nginx each refusal in two that it has words for."""
 
 import json
+import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 _ANTHROPIC: Final = ErrorStyle.ANTHROPIC
 _HEAD_END: Final = b"\r\n\r\n"
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_.:@/-]+")
+"""A client's name that needs no encoding, as most do."""
 
 _PLAIN: Final = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
 """What stands as it is in X-Corral-Client; all else is percent-encoded, spaces and the percent sign itself too."""
@@ -41,8 +45,8 @@ def admitted(visit: Visit, quota_headers: "QuotaHeaders", date: bytes, request_i
         % (
             date,
             request_id.encode(),
-            quote(name, safe=_PLAIN).encode(),
-            b"" if plan is None else quote(plan, safe=_PLAIN).encode(),
+            name.encode() if _NAME.fullmatch(name) else quote(name, safe=_PLAIN).encode(),
+            b"" if plan is None else plan.encode(),
             _ENVOYS if question.startswith(ENVOY) else b"",
             quotas,
         )

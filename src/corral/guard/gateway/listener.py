@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from corral.guard.gateway.connection import ClientConnection
+from corral.guard.identity import Identity
 
 if TYPE_CHECKING:
     from corral.guard.gateway.core import Core
@@ -15,13 +16,21 @@ TICK = 0.25
 
 
 class Listener:
-    """Keeps the open connections of one guard. `connect` builds each: whose requests are relayed, or only judged."""
+    """Keeps the open connections of one guard. `connect` builds each: whose requests are relayed, or only judged.
+
+    The connections of `proxies` are bounded in all alone: one of them brings many clients from its one address.
+    """
 
     def __init__(
-        self, core: "Core", connect: Callable[["Core", "Listener"], ClientConnection] = ClientConnection
+        self,
+        core: "Core",
+        connect: Callable[["Core", "Listener"], ClientConnection] = ClientConnection,
+        *,
+        proxies: Identity | None = None,
     ) -> None:
         self._core = core
         self._connect = connect
+        self._proxies = proxies or Identity()
         self._connections: set[ClientConnection] = set()
         self._by_address: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
@@ -37,9 +46,8 @@ class Listener:
     def opened(self, connection: ClientConnection, address: str) -> bool:
         """Take a connection in; False where there are too many, in all or from its address."""
         bounds = self._core.policy.bounds
-        if (
-            len(self._connections) >= bounds.max_connections
-            or self._by_address[address] >= bounds.max_connections_per_address
+        if len(self._connections) >= bounds.max_connections or (
+            self._by_address[address] >= bounds.max_connections_per_address and not self._proxies.trusts(address)
         ):
             self.turned_away += 1
             return False
