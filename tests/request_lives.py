@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from corral.engine.decision import Hold
-from corral.engine.tokens import FREE, Costs
+from corral.engine.measures import FREE, Costs
 from corral.guard.record import Finished
 from running_guard import Seen, answer, post
 
@@ -183,6 +183,7 @@ class Ledger:
         self.settled: dict[Hold, list[tuple[Costs, int]]] = {}
         self.charged = 0
         self.bind, self.take, self.give_back, self.peek = store.bind, store.take, store.give_back, store.peek
+        self.follow_wall = store.follow_wall
 
     def __len__(self) -> int:
         return len(self.store)

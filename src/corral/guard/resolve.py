@@ -23,8 +23,8 @@ _ADDRESS_SHARE = 10  # clients with keys that may share an address, where the fl
 def with_rate_limit(policy: Policy, amount: int, window: float) -> Policy:
     """Let each client make `amount` requests in `window` seconds, counted from its first.
 
-    It takes the place of every limit on the requests of each client. The default limit of each address is raised where it would
-    refuse a client that keeps to its own; one that the operator wrote stays as it is.
+    It takes the place of every limit on the requests of each client. The default limit of each address is raised where
+    it would refuse a client that keeps to its own; one that the operator wrote stays as it is.
     """
     client = LimitRule(name=CLIENT_LIMIT, quota=Quota(amount, window), per="client", algorithm="window")
     others = [rule for rule in policy.limits if not _counts_requests_of_clients(rule) and rule.name != CLIENT_LIMIT]

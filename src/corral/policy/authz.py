@@ -29,6 +29,8 @@ INSTEAD = {
     "generation": "only a guard that relays can bound what a body asks for: corral guard UPSTREAM",
     "bounds.max_body": "bound bodies at the proxy: client_max_body_size in nginx, request_body in Caddy",
     "bounds.max_depth": "only a guard that relays can bound what is in a body: corral guard UPSTREAM",
+    "price": "costs are counted where usage is seen; only a guard that relays sees it: corral guard UPSTREAM",
+    "budgets": "budgets are kept by a guard that relays: corral guard UPSTREAM",
     "bounds.total_timeout": "bound how long a request takes at the proxy",
 }
 """What to do instead of a setting that does not apply, by section or setting."""
