@@ -199,3 +199,19 @@ def test_the_kill_switch_holds_over_a_restart(start_guard, tmp_path):
     assert status(said) == 429
     assert 'The budget "wallet" of all clients, 0.002 usd per day, is spent.' in body(said)["error"]["message"]
     assert again.server.seen == []
+
+
+def test_a_store_that_takes_over_is_kept_on(tmp_path):
+    life = Life(tmp_path / "b.db")
+    life.spend(300)
+    life.tick()
+    successor = MemoryStore(limits_from(all_limits(policy(tmp_path / "b.db"))))
+    successor.follow_wall(life.wall - life.now)
+    successor.restore(life.budgets._file.read(), life.now)
+    life.budgets.follow(successor)
+    life.store = successor
+    life.who = successor.bind(("everyone", ("key", "älice\ud800")))
+    life.spend(400)
+    life.tick()
+    life.die()
+    assert Life(tmp_path / "b.db").left() == [1300, 2300]

@@ -35,3 +35,11 @@ class Concurrent:
     def is_live(self, state: int, now: int) -> bool:  # noqa: ARG002  # as above
         """Keep no state."""
         return False
+
+    def moved(self, amount: int, now: int) -> int:  # noqa: ARG002  # as above
+        """Keep no state: there is none to be moved."""
+        return 0
+
+    def deepest(self, now: int) -> int:  # noqa: ARG002  # as above
+        """Keep no state."""
+        return 0

@@ -87,6 +87,13 @@ class Budgets:
                 self._file.forget(calendar.period, calendar.number(at))
             self._forgotten = today
 
+    def follow(self, store: MemoryStore) -> None:
+        """Keep what `store` counts from now on, which has taken over the counts of the store before.
+
+        To be called after a `tick`, with nothing in between: what the store before had to tell must be told.
+        """
+        self._store = store
+
     def close(self, now: float, wall: float) -> None:
         """Write what is left, and let go of the file."""
         self.tick(now, wall)

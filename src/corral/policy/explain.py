@@ -104,9 +104,9 @@ def _limits(policy: Policy) -> Iterator[str]:
     yield from map(describe_limit, policy.limits)
     if all(limit.quota.unit != "requests" for limit in policy.limits):
         yield "No request quotas apply."
-    if any(limit.quota.counts_tokens for limit in all_limits(policy)):
+    if any(limit.quota.unit not in ("requests", "concurrent requests") for limit in all_limits(policy)):
         yield (
-            "A running request holds the tokens that it may use at most; when it ends, it is charged what the server "
+            "A running request holds what it may use at most; when it ends, it is charged what the server "
             "reports, or all that it held where the server reports nothing."
         )
     if any(limit.quota.period for limit in all_limits(policy)):
