@@ -157,7 +157,7 @@ def test_token_limits_are_explained_and_read_back():
     )
     said = "\n".join(explain(policy))
     for piece in ("may use 20,000 tokens per hour", "at most 4,000 at once", "may use 5,000 output tokens per minute",
-                  "No request quotas apply.", "holds the tokens"):  # fmt: skip
+                  "No request quotas apply.", "holds what it may use"):  # fmt: skip
         assert piece in said
     assert literal(policy.limits[1].quota) == '"5000 output tokens per minute"'
     assert parse_quota("5000 output tokens per minute") == policy.limits[1].quota
