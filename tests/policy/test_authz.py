@@ -20,6 +20,10 @@ WRONG = {
     '[bounds]\ntotal_timeout = "9s"': ("bounds.total_timeout", "proxy"),
     '[[limits]]\nname = "t"\nquota = "9 tokens/day"': ("limits[0].quota", '"t" counts tokens'),
     '[[limits]]\nname = "o"\nquota = "9 output tokens/day"': ("limits[0].quota", "counts output tokens"),
+    '[[limits]]\nname = "c"\nquota = "4 concurrent requests"': ("limits[0].quota", "counts concurrent requests"),
+    '[[limits]]\nname = "g"\nquota = "600 gpu-seconds/hour"': ("limits[0].quota", "counts gpu-seconds"),
+    '[[limits]]\nname = "p"\nquota = "9 usd/hour"\n[price."*"]\ninput = 1\noutput = 2': ("price", "has a price"),
+    '[[limits]]\nname = "u"\nquota = "20 usd/day"\n[price."*"]\ninput = 1\noutput = 2': ("limits[0].quota", "cost"),
     '[[plan.pro.limits]]\nname = "t"\nquota = "9 input tokens/day"': ("plan.pro.limits[0].quota", "input tokens"),
     '[[limits]]\nname = "m"\nquota = "9/day"\nper = ["key", "model"]\n[plan.pro]\nmodels = ["m"]': (
         "limits[0].per",
@@ -68,7 +72,7 @@ def test_defaults_are_no_errors_and_what_they_leave_open_is_said():
     assert "Answers 127.0.0.0/8, ::1/128, and nobody else" in said
     assert "30 requests per minute" in said
     assert "8081" not in said
-    assert re.search(r"tokens, models, quotas of tokens, places", said)
+    assert re.search(r"tokens, models, quotas of anything but requests, places", said)
 
 
 def test_the_proxies_that_are_named_are_the_only_ones():
