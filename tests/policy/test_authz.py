@@ -22,7 +22,10 @@ WRONG = {
     '[[limits]]\nname = "o"\nquota = "9 output tokens/day"': ("limits[0].quota", "counts output tokens"),
     '[[limits]]\nname = "c"\nquota = "4 concurrent requests"': ("limits[0].quota", "counts concurrent requests"),
     '[[limits]]\nname = "g"\nquota = "600 gpu-seconds/hour"': ("limits[0].quota", "counts gpu-seconds"),
-    '[[limits]]\nname = "p"\nquota = "9 usd/hour"\n[price."*"]\ninput = 1\noutput = 2': ("price", "has a price"),
+    '[[limits]]\nname = "p"\nquota = "9 usd/hour"\n[price."*"]\ninput = 1\noutput = 2': (
+        "price",
+        "corral guard UPSTREAM",
+    ),
     '[[limits]]\nname = "u"\nquota = "20 usd/day"\n[price."*"]\ninput = 1\noutput = 2': ("limits[0].quota", "cost"),
     '[[plan.pro.limits]]\nname = "t"\nquota = "9 input tokens/day"': ("plan.pro.limits[0].quota", "input tokens"),
     '[[limits]]\nname = "m"\nquota = "9/day"\nper = ["key", "model"]\n[plan.pro]\nmodels = ["m"]': (

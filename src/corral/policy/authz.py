@@ -26,8 +26,6 @@ APPLIES = frozenset((
 INSTEAD = {
     "upstream": "the proxy's own configuration says which server it relays to, with which key and how long",
     "concurrency": "bound what runs at once at the server (llama-server -np) or at the proxy",
-    "price": "nothing is counted here that has a price",
-    "budgets": "nothing is spent here",
     "generation": "only a guard that relays can bound what a body asks for: corral guard UPSTREAM",
     "bounds.max_body": "bound bodies at the proxy: client_max_body_size in nginx, request_body in Caddy",
     "bounds.max_depth": "only a guard that relays can bound what is in a body: corral guard UPSTREAM",

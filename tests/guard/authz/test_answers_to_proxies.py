@@ -2,9 +2,11 @@
 
 import json
 import re
+import ssl
 from dataclasses import replace
 
 import pytest
+import trustme
 
 from asking_proxy import CLIENT, PROXIES, ask, question, read_answer
 from corral.dialects import dialect
@@ -15,8 +17,8 @@ from corral.guard.credentials import Credential
 from corral.guard.quota_headers import QuotaHeaders
 from corral.guard.refusal import Answer
 from corral.policy.authz import for_authz
-from corral.policy.model import ApiKey, Identity, LimitRule, Plan, Policy, Quota, Routes
-from running_guard import api_key
+from corral.policy.model import ApiKey, Identity, LimitRule, Listen, Plan, Policy, Quota, Routes
+from running_guard import api_key, read_all
 
 KEY = "Authorization: Bearer alices-key\r\n"
 ADMIN = "X-Api-Key: admins-key\r\n"
@@ -214,3 +216,33 @@ def test_the_proxies_that_a_policy_names_are_those_that_are_answered(start):
         assert "trusted_proxies" in answer.error["message"]
     assert {record.client for record in guard.settled(4)} == {""}
     assert {record.address for record in guard.records} == {"127.0.0.1"}
+
+
+def test_questions_are_answered_by_tls_and_in_plain_text_never(start_guard, tmp_path):
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    listen = Listen(address="127.0.0.1:0", tls_certificate=certificate, tls_key=key)
+    guard = start_guard(policy=for_authz(replace(POLICY, listen=listen)), authz=True)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with context.wrap_socket(guard.connect(), server_hostname="127.0.0.1") as secured:
+        secured.sendall(question("caddy", headers=KEY))
+        assert secured.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert guard.send(question("caddy", headers=KEY)) == b""
+
+
+def test_a_guard_that_ends_answers_what_was_asked_and_closes(start):
+    guard = start()
+    with guard.connect() as resting, guard.connect() as asking:
+        resting.sendall(question("nginx", headers=KEY))
+        assert resting.recv(65536).startswith(b"HTTP/1.1 200 ")
+        asking.sendall(question("nginx", headers=KEY)[:-2])
+        while guard.guard.connections < 2:
+            pass
+        guard.call(guard.guard.stop(1))
+        assert read_all(resting) == b""
+    with pytest.raises(ConnectionRefusedError):
+        guard.connect()
