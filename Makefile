@@ -15,7 +15,7 @@ COMPILED := build/compiled
 PYTHON ?= $(shell scripts/find-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint compiled bench goodput docs lock clean
+.PHONY: help setup demo test lint compiled bench goodput soak docs lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ $(PEERS)/.ready: requirements/peers.lock scripts/find-python
 goodput: $(READY) compiled  ## Measure what honest clients get beside a flood, with and without Corral and its peers
 	scripts/install-servers bench
 	$(BIN)/python -m benchmarks.goodput
+
+soak: $(READY) compiled  ## Let honest and hostile clients at the guard for two minutes, and see whether it stays as it was
+	$(BIN)/python -m benchmarks.soak --minutes 2
 
 docs: $(READY)  ## Write the page of settings, and build the site
 	$(BIN)/python -c 'from corral.policy.reference import reference; print(reference(), end="")' > docs/settings.md

@@ -28,8 +28,8 @@ from benchmarks.cores import choose, physical
 from benchmarks.processes import Process, accepts, free_port
 from benchmarks.upstream import Upstream
 from corral.engine.limit import limits_from
-from corral.guard.partition import partition
-from corral.policy.model import LimitRule, Quota
+from corral.guard.partition import Partitions
+from corral.policy.model import LimitRule, Policy, Quota
 from corral.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -64,13 +64,14 @@ def resident(pid: int) -> int:
 def bytes_a_client(clients: int = 100_000) -> float:
     """Count what a limit by address allocates for each of so many addresses."""
     rule = LimitRule(name="address", quota=Quota(30, 60.0), per="address")
+    names = Partitions(Policy())
     store = MemoryStore(limits_from([rule]), capacity=clients)
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for number in range(clients):
         address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-        store.take(store.bind([partition(rule, address, None)]), 1000.0 + number * 1e-5)
+        store.take(store.bind([names.name(rule.partitions, address, None)]), 1000.0 + number * 1e-5)
     gc.collect()
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()

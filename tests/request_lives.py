@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from corral.engine.decision import Hold
-from corral.engine.measures import FREE, Costs
+from corral.engine.measures import FREE, TOKEN_MEASURES, Costs
 from corral.guard.record import Finished
 from running_guard import Seen, answer, post
 
@@ -45,14 +45,14 @@ class Life:
         if not self.certain and record.ending in ("client-left", "timed-out"):
             return reserved, *replace(self, certain=True).expected(reserved, record)
         if not self.reached or (record.ending == "answered" and (400 <= record.status < 500 or record.status == 503)):
-            return (FREE,)
+            return (FREE[:TOKEN_MEASURES],)
         told_prompt, told_completion = self.passed if record.status == 200 else (None, None)
         prompt = prompt if told_prompt is None else told_prompt
         completion = completion if told_completion is None else told_completion
         if self.ending == "crashed at once" and record.status == 502:
             # On a kept connection this looks like one that was closed before the request: it is sent again, and where
             # that cannot be, nobody has worked on it.
-            return (prompt + completion, prompt, completion), FREE
+            return (prompt + completion, prompt, completion), FREE[:TOKEN_MEASURES]
         return ((prompt + completion, prompt, completion),)
 
 
@@ -205,7 +205,7 @@ class Ledger:
         for hold, costs in self.holds:
             ((used, index),) = self.settled.get(hold, [])  # exactly once
             life, record = lives.lives[costs[2] - 1], self.records[index]
-            assert used in life.expected(costs, record), (life, record, costs, used)
+            assert used[:TOKEN_MEASURES] in life.expected(costs[:TOKEN_MEASURES], record), (life, record, costs, used)
             seen[record.ending if life.reached else f"{record.ending}, unreached"] += 1
             reserved += costs[0]
             charged += used[0]

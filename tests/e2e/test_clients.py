@@ -140,6 +140,26 @@ def test_openai_embeds(start_guard, embedder):
     assert made.usage.prompt_tokens > 0
 
 
+def test_openai_streams_the_tool_calls_that_a_server_makes(start_guard):
+    pieces = [{"index": 0, "id": "a", "type": "function", "function": {"name": "weather", "arguments": ""}}]
+    pieces += [{"index": 0, "function": {"arguments": part}} for part in ('{"city":', '"Rome"}')]
+
+    async def call(seen, writer):
+        chunks = [
+            {"id": "x", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"tool_calls": [piece]}}]}
+            for piece in pieces
+        ]
+        events = b"".join(b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks)
+        writer.write(answer(events + b"data: [DONE]\n\n", kind="text/event-stream"))
+
+    tools = [{"type": "function", "function": WEATHER}]
+    with openai_client(start_guard(call, POLICY)) as client:
+        events = list(client.chat.completions.create(model="tiny", messages=SEA, tools=tools, stream=True))
+    calls = [event.choices[0].delta.tool_calls[0].function for event in events]
+    assert calls[0].name == "weather"
+    assert json.loads("".join(part.arguments or "" for part in calls)) == {"city": "Rome"}
+
+
 def ask_openai(client: openai.OpenAI, messages=SEA) -> None:
     client.chat.completions.create(model="tiny", messages=messages, max_tokens=2)
 
@@ -155,6 +175,20 @@ def test_openai_is_told_of_a_limit(guard):
     assert headers["x-ratelimit-remaining-requests"] == "0"
     assert re.fullmatch(r"(5\ds|1m0s)", headers["x-ratelimit-reset-requests"])
     assert (caught.value.type, caught.value.code) == ("requests", "rate_limit_exceeded")
+
+
+def test_openai_is_told_of_a_limit_where_it_streams_embeds_or_lists(guard):
+    with openai_client(guard(ONCE)) as client:
+        ask_openai(client)
+        for ask in (
+            lambda: list(client.chat.completions.create(model="tiny", messages=SEA, stream=True)),
+            lambda: client.embeddings.create(model="tiny", input="the sea"),
+            lambda: client.responses.create(model="tiny", input="hi"),
+            lambda: client.completions.create(model="tiny", prompt="hi"),
+            client.models.list,
+        ):
+            with pytest.raises(openai.RateLimitError, match="at most 1 requests in 60 seconds"):
+                ask()
 
 
 def test_openai_comes_back_when_it_was_told_to(guard, monkeypatch):
@@ -240,6 +274,41 @@ def test_anthropic_streams(guard):
     assert running.settled(1)[0].completion_tokens == 12
 
 
+def test_anthropic_sends_tools_and_gets_the_calls_that_a_server_makes(guard, start_guard):
+    tool = {"name": "weather", "description": "Tells the weather.", "input_schema": WEATHER["parameters"]}
+    with anthropic_client(guard()) as client:
+        assert client.messages.create(model="tiny", messages=SEA, max_tokens=7, tools=[tool]).usage.output_tokens == 7
+    made = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Rome"}}
+
+    async def call(seen, writer):
+        usage = {"input_tokens": 9, "output_tokens": 5}
+        writer.write(answer({"id": "x", "type": "message", "role": "assistant", "model": "tiny", "content": [made],
+                             "stop_reason": "tool_use", "usage": usage}))  # fmt: skip
+
+    running = start_guard(call, POLICY)
+    with anthropic_client(running) as client:
+        said = client.messages.create(
+            model="tiny", messages=SEA, max_tokens=7, tools=[tool], tool_choice={"type": "any"}
+        )
+        assert (said.content[0].name, said.content[0].input) == ("weather", {"city": "Rome"})
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Sunny."}
+        told = [*SEA, {"role": "assistant", "content": [made]}, {"role": "user", "content": [result]}]
+        client.messages.create(model="tiny", messages=told, max_tokens=7, tools=[tool])
+    first, second = (seen.json for seen in running.server.seen)
+    assert (first["tools"], first["tool_choice"]) == ([tool], {"type": "any"})
+    assert second["messages"] == told
+
+
+def test_anthropic_is_told_of_a_limit_where_it_streams(guard):
+    with anthropic_client(guard(ONCE)) as client:
+        ask_anthropic(client)
+        with (
+            pytest.raises(anthropic.RateLimitError),
+            client.messages.stream(model="tiny", messages=SEA, max_tokens=7) as stream,
+        ):
+            list(stream)
+
+
 def test_anthropic_is_told_of_a_limit(guard):
     with anthropic_client(guard(ONCE)) as client:
         ask_anthropic(client)
@@ -305,6 +374,36 @@ def test_langchain_sends_tools(guard, chat_openai):
     assert model.invoke("Tell me of the sea.").response_metadata["finish_reason"] == "length"
 
 
+def test_langchain_gets_the_tool_calls_that_a_server_makes(start_guard, chat_openai):
+    function = {"name": "weather", "arguments": '{"city":"Rome"}'}
+    message = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "a", "type": "function", "function": function}],
+    }
+
+    async def call(seen, writer):
+        writer.write(answer({"id": "x", "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}))
+
+    model = chat_openai(start_guard(call, POLICY)).bind_tools([{"type": "function", "function": WEATHER}])
+    (made,) = model.invoke("How is the weather in Rome?").tool_calls
+    assert (made["name"], made["args"]) == ("weather", {"city": "Rome"})
+
+
+def test_langchain_embeds_and_is_told_of_a_limit(start_guard, embedder):
+    from langchain_openai import OpenAIEmbeddings  # noqa: PLC0415  # as above
+
+    running = start_guard(policy=replace(ONCE, upstream=replace(Upstream(), url=embedder.url)))
+    model = OpenAIEmbeddings(
+        base_url=f"http://127.0.0.1:{running.port}/v1", api_key=KEY, model="tiny", max_retries=0,
+        check_embedding_ctx_length=False,
+    )  # fmt: skip
+    vectors = model.embed_documents(["the sea", "the mountains"])
+    assert len(vectors) == 2
+    with pytest.raises(openai.RateLimitError, match="at most 1 requests in 60 seconds"):
+        model.embed_query("the sea")
+
+
 def test_langchain_is_told_of_limits_and_refusals(guard, chat_openai):
     running = guard(ONCE)
     model = chat_openai(running)
@@ -351,6 +450,23 @@ def test_curl_may_frame_its_body_as_it_likes(guard, more):
     status, _, text = curl(guard(), *more)
     assert status == 200
     assert json.loads(text)["usage"]["completion_tokens"] == 7
+
+
+def test_curl_embeds_and_sends_tools(guard, start_guard, embedder):
+    running = start_guard(policy=replace(POLICY, upstream=replace(Upstream(), url=embedder.url)))
+    status, _, text = curl(running, path="/v1/embeddings", body={"input": ["the sea", "the mountains"]})
+    assert (status, len(json.loads(text)["data"])) == (200, 2)
+    tools = [{"type": "function", "function": WEATHER}]
+    status, _, text = curl(guard(), body={"messages": SEA, "max_tokens": 7, "tools": tools})
+    assert (status, json.loads(text)["usage"]["completion_tokens"]) == (200, 7)
+
+
+def test_curl_is_told_of_a_limit_where_it_streams(guard):
+    running = guard(ONCE)
+    assert curl(running)[0] == 200
+    status, headers, text = curl(running, "-N", body={"messages": SEA, "stream": True})
+    assert (status, headers["content-type"]) == (429, "application/json")
+    assert json.loads(text)["error"]["code"] == "rate_limit_exceeded"
 
 
 def test_curl_is_told_of_a_limit(guard):

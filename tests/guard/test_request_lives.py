@@ -16,10 +16,13 @@ AMOUNT = 10**9
 LONG = 10.0**12
 """Seconds in which an even quota gives nothing back that could be seen."""
 
-LIMITS = tuple(
-    LimitRule(name=f"{unit.replace(' ', '-')}-{algorithm}", quota=Quota(AMOUNT, LONG, unit), algorithm=algorithm)
-    for unit in ("requests", "tokens", "input tokens", "output tokens")
-    for algorithm in ("gcra", "window")
+LIMITS = (
+    *(
+        LimitRule(name=f"{unit.replace(' ', '-')}-{algorithm}", quota=Quota(AMOUNT, LONG, unit), algorithm=algorithm)
+        for unit in ("requests", "tokens", "input tokens", "output tokens")
+        for algorithm in ("gcra", "window")
+    ),
+    LimitRule(name="at-once", quota=Quota(AMOUNT, 0.0, "concurrent requests")),
 )
 
 
@@ -77,7 +80,7 @@ def test_every_token_that_was_reserved_is_charged_or_given_back(monkeypatch):
         caller = guard._core.pipeline._callers.admit("127.0.0.1", None)
         standings = ledger.peek(caller.token_limits, loop.time())
         used = [sum(costs[measure] for ((costs, _),) in ledger.settled.values()) for measure in (0, 0, 1, 1, 2, 2)]
-        assert [AMOUNT - standing.remaining for standing in standings] == used
+        assert [AMOUNT - standing.remaining for standing in standings] == [*used, 0]
         # Who found no place or no server has its request back; nobody else has.
         back = sum(record.refused in ("overloaded", "upstream_unavailable") for record in ledger.records)
         counted = {AMOUNT - standing.remaining for standing in ledger.peek(caller.limits, loop.time())}
