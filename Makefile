@@ -58,10 +58,11 @@ lint: $(READY)  ## Check style, types and the direction of imports
 	$(BIN)/mypy --no-error-summary src
 	$(BIN)/lint-imports --no-logo > imports.txt || { cat imports.txt; exit 1; }
 
-bench: $(READY) compiled $(PEERS)/.ready  ## Measure beside nginx, Envoy, LiteLLM and slowapi
+bench: $(READY) compiled $(PEERS)/.ready  ## Measure beside nginx, Envoy, LiteLLM and slowapi, and beside a flood
 	scripts/install-servers bench
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.goodput --check
 
 $(PROXIES)/.ready: requirements/proxies.lock scripts/find-python
 	"$(PYTHON)" -m venv --clear $(PROXIES)

@@ -28,6 +28,7 @@ COMPILED = (
     "corral/engine/concurrent.py",
     "corral/engine/estimate.py",
     "corral/engine/gcra.py",
+    "corral/engine/headroom.py",
     "corral/engine/price.py",
     "corral/engine/tokens.py",
     "corral/engine/window.py",

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import quantiles
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.goodput.load import Answer, Person, flood, follow
 from benchmarks.goodput.servers import SERVERS, Limits, Server
 from benchmarks.goodput.trace import SHRINK, Arrival, arrivals
+from benchmarks.machine import describe
 from benchmarks.processes import Process, accepts, free_port
 from corral.demo.llama_server import LlamaServer
 from corral.demo.tiny_model import write_tiny_llama
@@ -40,12 +42,20 @@ honest: {honest} clients, {rate:.1f} requests/s, {load:.0%} load, the trace's ow
 flood: {flooding} clients with valid keys, {flood:.0f} requests/s, of 64 tokens each
 every limit: {each} requests a minute for each client; times are those to the first token
 
-               alone: answered      p50      p95   flooded: answered      p50      p95   p95 ×"""
+             alone: answered       p50       p95   beside the flood: answered       p50       p95    p95 ×"""
 
 
-def _cells(outcome: "Outcome") -> str:
-    answered = f"{outcome.answered} of {outcome.sent}"
-    return f"{answered:>20}{outcome.p50_ms:>6.0f} ms{outcome.p95_ms:>6.0f} ms"
+def _cells(outcome: "Outcome", width: int) -> str:
+    return f"{outcome.answered / outcome.sent:>{width}.1%}{_time(outcome.p50_ms)}{_time(outcome.p95_ms)}"
+
+
+def _time(milliseconds: float) -> str:
+    return f"{milliseconds:>7.0f} ms" if milliseconds < math.inf else f"{'never':>10}"
+
+
+def _row(name: str, alone: "Outcome", beside: "Outcome") -> str:
+    ratio = beside.p95_ms / alone.p95_ms
+    return f"{name:8}{_cells(alone, 20)}{_cells(beside, 29)}{f'{ratio:.2f}' if ratio < math.inf else '-':>9}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +132,7 @@ def main() -> int:
     """Measure, print, write. Returns the process's exit status: 1 with `--check` where a bar is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.goodput", description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="how long honest clients ask, each time")
-    parser.add_argument("--only", help="servers, comma-separated")
+    parser.add_argument("--only", help="servers, comma-separated; then nothing is written")
     parser.add_argument("--width", type=int, default=384, help="the model's width")
     parser.add_argument("--layers", type=int, default=6, help="the model's layers")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
@@ -149,11 +159,19 @@ def main() -> int:
                                      load=_LOAD, flooding=len(_FLOODING), flood=_FACTOR * rate, each=each))  # fmt: skip
             for server in servers:
                 alone, beside = results[server.name] = _measure(server, llama.url, limits, rate, options.seconds)
-                print(
-                    f"{server.name:12}{_cells(alone)}{_cells(beside)}{beside.p95_ms / alone.p95_ms:>8.2f}", flush=True
-                )
-    content = {name: {"alone": asdict(a), "flooded": asdict(b)} for name, (a, b) in results.items()}
-    _LATEST.write_text(json.dumps(_finite(content), indent=2) + "\n")
+                print(_row(server.name, alone, beside), flush=True)
+    if options.only is None:
+        content: dict[str, object] = {
+            name: {"alone": asdict(alone), "flooded": asdict(beside)} for name, (alone, beside) in results.items()
+        }
+        content["conditions"] = {
+            "capacity": capacity,
+            "rate": rate,
+            "each_per_minute": each,
+            "seconds": options.seconds,
+        }
+        content["machine"], content["taken"] = describe(), datetime.now(UTC).isoformat(timespec="seconds")
+        _LATEST.write_text(json.dumps(_finite(content), indent=2) + "\n")
     ours = results.get("corral")
     if ours is None:
         return 0

@@ -1,6 +1,7 @@
 """Places and the queue for them: nothing is lost, nothing is kept, and nobody fills the queue alone."""
 
 import math
+from collections import Counter
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -45,17 +46,28 @@ class Places(RuleBasedStateMachine):
             most = max((self.bytes_of(other) for other in clients), default=0)
             biggest = [other for other in clients if self.bytes_of(other) == most]
             fair = self.bytes_of(client) + size <= most - excess
+            gives_way = excess <= most
         else:
             most = max((len(self.waiting_of(other)) for other in clients), default=0)
             biggest = [other for other in clients if len(self.waiting_of(other)) == most]
             fair = len(self.waiting_of(client)) + 1 <= most - 1
+            gives_way = True
         ways = []
-        for other in biggest if fair else []:
+        for other in biggest:
+            if not (gives_way if self.heavy(other) and not self.heavy(client) else fair):
+                continue
             tickets, freed = self.waiting_of(other), []
             while excess > sum(self.sizes[ticket] for ticket in freed) or len(self.queue) - len(freed) >= MOST:
                 freed.append(tickets.pop())
             ways.append(tuple(freed))
         return ways
+
+    def heavy(self, client):
+        return self.places._headroom.heavy(client)
+
+    @property
+    def heavy_may_start(self):
+        return sum(self.heavy(self.clients[ticket]) for ticket in self.running) < PLACES - self.places._headroom.kept
 
     def end(self, tickets):
         for ticket in tickets:
@@ -77,8 +89,9 @@ class Places(RuleBasedStateMachine):
         self.clients[ticket], self.sizes[ticket] = client, size
         full = len(self.queue) >= MOST or sum(self.sizes[t] for t, _ in self.queue) + size > MOST_BYTES
         ways = self.who_must_go(client, size) if full else [()]
+        runs = len(self.running) < PLACES and (not self.heavy(client) or self.heavy_may_start)
         outcome = self.places.enter(ticket, self.now, client=client, weight=weight, estimate=estimate, size_bytes=size)
-        if len(self.running) < PLACES:
+        if runs:
             assert isinstance(outcome, Running)
             self.running.append(ticket)
         elif isinstance(outcome, Refused):
@@ -102,7 +115,13 @@ class Places(RuleBasedStateMachine):
         started = self.places.abandon(ticket, self.now)
         self.end([ticket])
         self.running.remove(ticket)
-        assert len(started) == min(1, len(self.queue))
+        self.starts(started)
+
+    @rule()
+    def follow(self):
+        self.starts(self.places.follow(self.now))
+
+    def starts(self, started):
         for following in started:
             assert self.waiting_of(self.clients[following])[0] == following
             self.queue = [entry for entry in self.queue if entry[0] != following]
@@ -148,8 +167,22 @@ class Places(RuleBasedStateMachine):
         assert self.places.waiting_bytes == sum(self.sizes[ticket] for ticket, _ in self.queue) <= MOST_BYTES
 
     @invariant()
-    def no_place_is_free_while_somebody_waits(self):
-        assert not self.queue or len(self.running) == PLACES
+    def a_free_place_is_kept_from_heavy_clients_alone(self):
+        assert 0 <= self.places._headroom.kept < PLACES
+        if self.queue and len(self.running) < PLACES:
+            assert all(self.heavy(self.clients[ticket]) for ticket, _ in self.queue)
+            assert not self.heavy_may_start
+
+    @invariant()
+    def who_is_inside_is_counted(self):
+        headroom = self.places._headroom
+        if self.places._watched:
+            inside = [self.clients[ticket] for ticket in [*self.running, *(ticket for ticket, _ in self.queue)]]
+            assert {client: demand.inside for client, demand in headroom._present.items()} == Counter(inside)
+            running = [self.clients[ticket] for ticket in self.running]
+            assert headroom.heavy_running == sum(self.heavy(client) for client in running)
+        else:
+            assert not headroom.known
 
     @invariant()
     def only_who_waits_or_runs_has_an_account(self):
@@ -160,6 +193,8 @@ class Places(RuleBasedStateMachine):
         waiting = {self.clients[ticket] for ticket, _ in self.queue}
         for ranking in (queue._by_counter, queue._by_service, queue._by_count, queue._by_size):
             assert {account.client for account in ranking._entries} == waiting
+        light = {client for client in waiting if not self.heavy(client)}
+        assert {account.client for account in queue._light._entries} == light
 
     @invariant()
     def what_is_held_is_what_the_running_hold(self):

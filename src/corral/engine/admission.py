@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from corral.engine.fairqueue import FairQueue
+from corral.engine.headroom import Headroom
 
 T = TypeVar("T", bound=Hashable)
 
@@ -51,11 +52,13 @@ class Admission(Generic[T]):
     `max_waiting` may wait, of `max_waiting_bytes` together, `max_wait` seconds each. When the queue is full, a client
     that holds little of it displaces the newest tickets of the one that holds most: no flood keeps others out.
 
-    A place is never free while somebody waits. Whoever was given a place, or stands in the queue, must be ended by
+    A place is only free while somebody waits if it is kept from heavy clients (see `headroom`), and those are all who
+    wait; one place, at least, is theirs too. Whoever was given a place, or stands in the queue, must be ended by
     `abandon` exactly once, except those that `expire` returns and those that were displaced.
 
     While nobody waits there is nothing to share, so nothing is counted: entering and leaving take 0.35 µs together,
-    much as without any fairness. Those that run are counted as soon as somebody has to wait.
+    much as without any fairness. Those that run are counted as soon as somebody has to wait, and loads are followed
+    from then on until all of them are forgotten.
     """
 
     def __init__(
@@ -72,6 +75,9 @@ class Admission(Generic[T]):
         self._counted: dict[T, float] = {}
         """Since when it runs."""
         self._queue: FairQueue[T] = FairQueue()
+        self._headroom: Headroom[T] = Headroom(max_running)
+        self._watched = False
+        """Whether the headroom counts who is inside: since somebody had to wait."""
         self._service = 1.0
 
     @property
@@ -109,19 +115,33 @@ class Admission(Generic[T]):
         `client` is who is counted; one of twice the `weight` (> 0) gets twice the service. `estimate` (≥ 0, see
         `fairqueue.service`) is what the request will use; it counts from its start until it is settled.
         """
-        if len(self._uncounted) < self._room:
+        if not self._watched and len(self._uncounted) < self._room:
             self._uncounted[ticket] = (now, client, weight, estimate, 0.0)
             return _RUNNING
-        queue = self._queue
+        queue, headroom = self._queue, self._headroom
+        heavy = headroom.heavy(client)
+        if len(self._uncounted) < self._room and (not heavy or headroom.heavy_may_start):
+            headroom.enter(ticket, client, weight, now)
+            if queue:
+                # Those who wait are heavy, and leave this place to others.
+                queue.join(ticket, client, weight=weight, estimate=estimate, size=0, deadline=now, heavy=heavy)
+                self._start(now, light=True)
+            else:
+                self._uncounted[ticket] = (now, client, weight, estimate, 0.0)
+                headroom.start(ticket)
+            return _RUNNING
         displaced: tuple[T, ...] = ()
         if len(queue) >= self._max_waiting or queue.size + size_bytes > self._max_waiting_bytes:
-            displaced = queue.displace(client, size_bytes, self._max_waiting, self._max_waiting_bytes)
+            displaced = queue.displace(client, size_bytes, self._max_waiting, self._max_waiting_bytes, heavy=heavy)
             if not displaced:
                 return Refused(self.expected_wait())
+            for gone in displaced:
+                headroom.leave(gone, now)
         if self._uncounted:
-            self._count()
+            self._count(now)
         deadline = now + self._max_wait
-        queue.join(ticket, client, weight=weight, estimate=estimate, size=size_bytes, deadline=deadline)
+        queue.join(ticket, client, weight=weight, estimate=estimate, size=size_bytes, deadline=deadline, heavy=heavy)
+        headroom.enter(ticket, client, weight, now)
         return Waiting(deadline, displaced)
 
     def charge(self, ticket: T, service: float) -> None:
@@ -146,6 +166,8 @@ class Admission(Generic[T]):
 
     def abandon(self, ticket: T, now: float) -> list[T]:
         """End a ticket, running or waiting; one that is neither is passed over. Returns who runs now in its stead."""
+        if self._watched:
+            self._headroom.leave(ticket, now)
         uncounted = self._uncounted.pop(ticket, None)
         if uncounted is not None:
             self._service += _WEIGHT * (now - uncounted[0] - self._service)
@@ -156,26 +178,52 @@ class Admission(Generic[T]):
             return []
         self._service += _WEIGHT * (now - since - self._service)
         self._queue.end(ticket)
-        if not self._queue:
-            self._room += 1
+        self._room += 1
+        return self.follow(now)
+
+    def follow(self, now: float) -> list[T]:
+        """Start who may run now. To be called a few times a second: what is kept depends on the time, too."""
+        if not self._watched:
             return []
-        following = self._queue.start()
-        self._counted[following] = now
-        return [following]
+        queue, headroom = self._queue, self._headroom
+        for client in headroom.divide(now):
+            queue.file(client, heavy=headroom.heavy(client))
+        following: list[T] = []
+        while queue and len(self._uncounted) < self._room and (queue.light or headroom.heavy_may_start):
+            following.append(self._start(now, light=not headroom.heavy_may_start))
+        if not headroom.known and not queue:
+            self._watched = False
+        return following
 
     def expire(self, now: float) -> list[T]:
         """Take out of the queue who has waited too long."""
-        return self._queue.expire(now) if self._queue else []
+        if not self._queue:
+            return []
+        overdue = self._queue.expire(now)
+        for ticket in overdue:
+            self._headroom.leave(ticket, now)
+        return overdue
 
     def expected_wait(self) -> float:
         """Predict when there will be a place, in seconds: the queue's length times the mean service, ≥ 1."""
-        rounds = (len(self._queue) + 1) / self._max_running
+        rounds = (len(self._queue) + 1) / (self._max_running - self._headroom.kept)
         return float(min(max(1, math.ceil(rounds * self._service)), max(1, math.ceil(2 * self._max_wait))))
 
-    def _count(self) -> None:
+    def _start(self, now: float, *, light: bool) -> T:
+        following = self._queue.start(light=light)
+        self._room -= 1
+        self._counted[following] = now
+        self._headroom.start(following)
+        return following
+
+    def _count(self, now: float) -> None:
         """Count those that run, because somebody has to wait."""
         for ticket, (since, client, weight, estimate, used) in self._uncounted.items():
             self._queue.count(ticket, client, weight=weight, estimate=estimate, used=used)
             self._counted[ticket] = since
+            if not self._watched:
+                self._headroom.enter(ticket, client, weight, now)
+                self._headroom.start(ticket)
+        self._watched = True
         self._room -= len(self._uncounted)
         self._uncounted.clear()

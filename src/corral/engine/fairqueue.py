@@ -10,8 +10,12 @@ less what they have used. Both are divided by the client's weight. Their sum is 
   no counter can fall below its own, however far the estimates were off. One request is delayed by those that run, not
   by those that were queued before it.
 - For two clients that both wait all the time, the service received, divided by the weights, differs by at most
-  2 × places × the largest request (the larger of its estimate and its use) over the smallest weight, in any interval.
+  2 × places × the largest request (the larger of its estimate and its use) over the smallest weight, in any interval
+  in which both are light or both are heavy (see `headroom`), besides what one of them was behind at its beginning.
   That is the paper's 2·max(w_p·L, w_q·M), where M is what fits into the running batch.
+- A light client may be next though its counter is up to `CREDIT` mean requests above a heavy one's: else one that was
+  served just now waits behind a flood that has had no less. So a heavy client falls behind a light one by that and
+  the bound above, and by more only while heavy clients run in all the places that headroom leaves them.
 - As in the paper, clients never seen before come before those served already, however many they are: a flood of
   invented clients is for the quotas and the bans to stop. Who waits for them is refused in the end by its deadline.
 """
@@ -34,6 +38,13 @@ REMEMBERED = 1024
 """Of how many clients that have gone it is remembered that they were served ahead of others."""
 
 
+CREDIT = 8.0
+"""How many mean requests ahead of a heavy client a light one may be, and still be next."""
+
+_NEWEST = 0.1
+"""The share of the newest request in the mean."""
+
+
 def service(prompt_tokens: float, completion_tokens: float) -> float:
     """Weigh tokens: the unit of every `estimate` and of all service here."""
     return INPUT * prompt_tokens + OUTPUT * completion_tokens
@@ -42,10 +53,11 @@ def service(prompt_tokens: float, completion_tokens: float) -> float:
 class _Account(Generic[T]):
     """What is known of a client that waits or runs. `served` and `held` are service divided by weight."""
 
-    __slots__ = ("client", "held", "running", "served", "size", "waiting")
+    __slots__ = ("client", "heavy", "held", "running", "served", "size", "waiting")
 
     def __init__(self, client: Hashable, served: float) -> None:
         self.client = client
+        self.heavy = False
         self.served = served
         self.held = 0.0
         self.running = 0
@@ -85,11 +97,13 @@ class FairQueue(Generic[T]):
         self._waiting: OrderedDict[T, _Request[T]] = OrderedDict()
         self._running: dict[T, _Request[T]] = {}
         self._by_counter: Ranking[_Account[T]] = Ranking()
+        self._light: Ranking[_Account[T]] = Ranking()
         self._by_service: Ranking[_Account[T]] = Ranking()
         self._by_count: Ranking[_Account[T]] = Ranking()
         self._by_size: Ranking[_Account[T]] = Ranking()
         self._gone: OrderedDict[Hashable, float] = OrderedDict()
         self._last = 0.0
+        self._mean = 0.0
         self.size = 0
 
     def __len__(self) -> int:
@@ -103,17 +117,37 @@ class FairQueue(Generic[T]):
 
     # who waits
 
-    def join(self, ticket: T, client: Hashable, *, weight: float, estimate: float, size: int, deadline: float) -> None:
-        """Queue a ticket. `deadline` (seconds) must not lie before the one given last."""
+    def join(
+        self,
+        ticket: T,
+        client: Hashable,
+        *,
+        weight: float,
+        estimate: float,
+        size: int,
+        deadline: float,
+        heavy: bool = False,
+    ) -> None:
+        """Queue a ticket. `deadline` (seconds) must not lie before the one given last; `heavy` is as in `file`."""
         account = self._open(client)
         request = _Request(account, weight, estimate / weight, size=size, deadline=deadline)
         self._waiting[ticket] = account.waiting[ticket] = request
         self.size += size
         account.size += size
         if len(account.waiting) == 1:
-            self._by_counter.put(account, account.served + account.held)
-            self._by_service.put(account, account.served)
+            account.heavy = heavy
+            self._rank(account)
         self._measure(account)
+
+    def file(self, client: Hashable, *, heavy: bool) -> None:
+        """Say whether a client is heavy: one that `start` may be asked to pass over (see `headroom`)."""
+        account = self._accounts.get(client)
+        if account is not None and account.heavy != heavy:
+            account.heavy = heavy
+            if heavy:
+                self._light.drop(account)
+            elif account.waiting:
+                self._light.put(account, account.served + account.held)
 
     def leave(self, ticket: T) -> None:
         """Take a ticket out of the queue; it costs its client nothing. One that does not wait is passed over."""
@@ -133,11 +167,14 @@ class FairQueue(Generic[T]):
             overdue.append(ticket)
         return overdue
 
-    def displace(self, client: Hashable, size: int, most: int, most_bytes: float) -> tuple[T, ...]:
+    def displace(
+        self, client: Hashable, size: int, most: int, most_bytes: float, *, heavy: bool = False
+    ) -> tuple[T, ...]:
         """Make room for one more ticket of `client`, of `size` bytes, where `most` tickets and `most_bytes` may wait.
 
         Takes out the newest tickets of who holds most of what is short. Empty if that is not to be done: `client`
         would then hold more than is left to the other, which would only bring the other back to displace it in turn.
+        But a heavy client gives way to one that is not `heavy`, whatever they hold.
         """
         excess = self.size + size - most_bytes
         ranking = self._by_count if excess <= 0 else self._by_size
@@ -145,7 +182,9 @@ class FairQueue(Generic[T]):
             return ()
         biggest = ranking.first()
         own = self._accounts.get(client)
-        if excess > 0:
+        if biggest.heavy and not heavy:
+            fair = excess <= biggest.size
+        elif excess > 0:
             fair = (own.size if own else 0) + size <= biggest.size - excess
         else:
             fair = (len(own.waiting) if own else 0) + 1 <= len(biggest.waiting) - 1
@@ -160,9 +199,17 @@ class FairQueue(Generic[T]):
 
     # who runs
 
-    def start(self) -> T:
-        """Take out the ticket that is next, which runs from now on. Raises IndexError where nobody waits."""
-        account = self._by_counter.first()
+    @property
+    def light(self) -> bool:
+        """Whether a client waits that is not heavy."""
+        return len(self._light) > 0
+
+    def start(self, *, light: bool = False) -> T:
+        """Take out the ticket that is next, which runs from now on; `light` passes heavy clients over.
+
+        Raises IndexError where nobody waits.
+        """
+        account = self._first(light=light)
         ticket, request = next(iter(account.waiting.items()))
         self._last = account.served
         self._take_out(ticket, request)
@@ -205,6 +252,7 @@ class FairQueue(Generic[T]):
         request = self._running.pop(ticket)
         account = request.account
         self._use(request, request.held)
+        self._mean += _NEWEST * (request.used + request.free - self._mean)
         account.running -= 1
         if not account.running:
             account.held = 0.0
@@ -241,6 +289,17 @@ class FairQueue(Generic[T]):
             if len(self._gone) > REMEMBERED:
                 self._gone.popitem(last=False)
 
+    def _first(self, *, light: bool) -> _Account[T]:
+        """Find who is next: the lowest counter, but for the light clients' credit."""
+        if light:
+            return self._light.first()
+        first = self._by_counter.first()
+        if not first.heavy or not self._light:
+            return first
+        ahead = self._light.first()
+        credit = CREDIT * self._mean
+        return ahead if ahead.served + ahead.held <= first.served + first.held + credit else first
+
     def _run(self, ticket: T, request: _Request[T]) -> None:
         account = request.account
         self._running[ticket] = request
@@ -264,13 +323,16 @@ class FairQueue(Generic[T]):
         if account.waiting:
             self._measure(account)
         else:
-            for ranking in (self._by_counter, self._by_service, self._by_count, self._by_size):
+            for ranking in (self._by_counter, self._light, self._by_service, self._by_count, self._by_size):
                 ranking.drop(account)
 
     def _rank(self, account: _Account[T]) -> None:
         """Put a client that waits where its counter belongs now: behind those who have as much."""
         if account.waiting:
-            self._by_counter.put(account, account.served + account.held)
+            counter = account.served + account.held
+            self._by_counter.put(account, counter)
+            if not account.heavy:
+                self._light.put(account, counter)
             self._by_service.put(account, account.served)
 
     def _measure(self, account: _Account[T]) -> None:

@@ -141,7 +141,10 @@ class Door:
             self._pipeline.tick(now, wall)
         if self._records is not None:
             self._records.flush()
-        return self.admission.expire(now)
+        overdue = self.admission.expire(now)
+        for following in self.admission.follow(now):
+            self._has_place(following)
+        return overdue
 
     @property
     def is_late(self) -> bool:

@@ -152,6 +152,8 @@ class Core:
         """End what has waited too long: for a place, for the server's health, or idle towards the server."""
         for exchange in self.admission.expire(now):
             exchange.refuse_place(self.admission.expected_wait())
+        for following in self.admission.follow(now):
+            self.loop.call_soon(following.run)
         self.health.expire(now)
         self.pool.prune(now)
 

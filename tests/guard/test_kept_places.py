@@ -1,0 +1,63 @@
+"""Places that were kept for others are given to who waits, once these have been away: by the clock, without a request."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from corral.guard.door import Door
+from corral.guard.service import Guard
+from corral.policy.model import Concurrency, Listen, Log, Policy
+
+POLICY = Policy(
+    auth="none",
+    listen=Listen(address="127.0.0.1:0"),
+    log=Log(path=""),
+    concurrency=Concurrency(max_running=2, max_wait=10_000.0),
+)
+
+
+@dataclass(eq=False)
+class Ticket:
+    """Stands where an exchange stands."""
+
+    run: Callable[[], None]
+
+
+def hold_back(admission, now, ticket):
+    """Let a flood wait beside a free place, as if others had been there some minutes ago. Returns who waits."""
+    then = now - 1000.0
+    flood = [ticket() for _ in range(20)]
+    for one in flood:
+        admission.enter(one, then, client="flood")
+    honest = ticket()
+    admission.enter(honest, then + 5.0, client="honest")
+    assert admission.abandon(flood[0], then + 5.5) == [honest]
+    assert admission.abandon(flood[1], then + 6.0) == [flood[2]]
+    assert admission.abandon(honest, then + 6.5) == []
+    assert admission.running == 1
+    assert admission.waiting == 17
+    return flood[3]
+
+
+def test_a_door_gives_them_out_when_it_looks_at_the_clock():
+    started = []
+    door = Door(POLICY, unknown="deny", routes=None, records=None, metrics=None, has_place=started.append)
+    following = hold_back(door.admission, door.now(), object)
+    door.tick()
+    assert started == [following]
+
+
+def test_a_gateway_gives_them_out_when_it_looks_at_the_clock():
+    async def scenario():
+        guard = Guard(POLICY)
+        await guard.start()
+        started = asyncio.Event()
+        try:
+            core = guard._core
+            hold_back(core.admission, core.now(), lambda: Ticket(started.set))
+            async with asyncio.timeout(20):
+                await started.wait()
+        finally:
+            await guard.stop()
+
+    asyncio.run(scenario())
