@@ -42,7 +42,7 @@ class TokenHold:
     __slots__ = ("cap", "compute", "estimated", "hold", "left", "model", "other", "reserved", "since")
 
     def __init__(
-        self, hold: Hold, cap: int, reserved: Tokens, estimated: float, model: str | None, *, compute: int, since: float
+        self, hold: Hold, cap: int, reserved: Tokens, estimated: float, model: str | None, compute: int, since: float
     ) -> None:
         self.hold = hold
         self.left: Standing | None = hold.tightest
@@ -91,7 +91,8 @@ class TokenQuota:
         reserved = reserve(prompt, cap, asked.choices)
         room = self._room[plan]
         wanted = costs(reserved) if self._tokens_alone else self._wanted(asked.model, reserved, room)
-        if wanted[0] > room[0] or wanted[1] > room[1] or wanted[2] > room[2] or self._unaffordable(wanted, room):
+        dear = self._prices is not None and wanted[MONEY] > room[MONEY]
+        if wanted[0] > room[0] or wanted[1] > room[1] or wanted[2] > room[2] or dear:
             largest = self._refusals.largest(room, reserved, asked)
             if asked.max_tokens is not None or not LEAST_ANSWER <= largest < cap:
                 return self._refusals.never(route, asked, reserved, wanted, room)
@@ -104,13 +105,10 @@ class TokenQuota:
                 route, asked, reserved, wanted, outcome, plan=plan, typical=self._typical
             )  # fmt: skip
         compute = 0 if self._rates is None else wanted[COMPUTE]
-        held = TokenHold(outcome, cap, reserved, estimated, asked.model, compute=compute, since=now)
+        held = TokenHold(outcome, cap, reserved, estimated, asked.model, compute, now)
         if outcome.other is not None:
             held.other = shown(outcome.other, self._rules[outcome.other.name])
         return held
-
-    def _unaffordable(self, wanted: Costs, room: Costs) -> bool:
-        return self._prices is not None and wanted[MONEY] > room[MONEY]
 
     def _wanted(self, model: str | None, reserved: Tokens, room: Costs) -> Costs:
         """Say what a request holds by every measure. An estimate of time is never more than the whole quota."""
