@@ -87,7 +87,7 @@ docs: $(READY)  ## Write the page of settings, and build the site
 
 lock: $(READY)  ## Renew the lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" --extra demo --extra jwt --group dev \
+	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" --extra demo --extra jwt --extra otel --group dev \
 	  --output-file $(LOCK) pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" \

@@ -52,6 +52,7 @@ COMPILED = (
     "corral/guard/quota_headers.py",
     "corral/guard/refusal.py",
     "corral/guard/token_quota.py",
+    "corral/guard/traces/context.py",
     "corral/stores/memory.py",
 )
 

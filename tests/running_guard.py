@@ -16,6 +16,8 @@ import uvloop
 from corral.guard.metrics import Metrics
 from corral.guard.record import Finished
 from corral.guard.service import Guard
+from corral.guard.traces.exporter import TraceExporter
+from corral.guard.traces.opening import open_traces
 from corral.policy.model import ApiKey, Listen, Policy, Upstream
 
 Handler = Callable[["Seen", asyncio.StreamWriter], Coroutine[Any, Any, None]]
@@ -95,6 +97,7 @@ class RunningGuard:
     records: Records
     server: ScriptedServer
     port: int = 0
+    traces: TraceExporter | None = None
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
@@ -195,9 +198,10 @@ def guards() -> Iterator[GuardFactory]:
                 if policy.upstream.url == Upstream().url
                 else policy.upstream,
             )
-            guard = Guard(here, access_log=records, metrics=metrics, authz=authz)
+            traces = open_traces(here)
+            guard = Guard(here, access_log=records, metrics=metrics, authz=authz, traces=traces)
             await guard.start()
-            return RunningGuard(guard, loop, records, server, guard.address[1]), upstream
+            return RunningGuard(guard, loop, records, server, guard.address[1], traces), upstream
 
         guard, upstream = asyncio.run_coroutine_threadsafe(up(), loop).result(10)
         running.append((guard, thread, upstream))
@@ -208,6 +212,8 @@ def guards() -> Iterator[GuardFactory]:
     finally:
         for guard, thread, upstream in running:
             guard.call(guard.guard.stop(0))
+            if guard.traces is not None:
+                guard.traces.close()
             guard.call(_end(upstream))
             guard.loop.call_soon_threadsafe(guard.loop.stop)
             thread.join(10)

@@ -13,8 +13,9 @@ from corral.policy.model import LimitRule, Plan, Policy, Quota
 from corral.policy.positions import find_lines
 from corral.policy.template import kind_name, template
 
+COLLECTOR = "http://127.0.0.1:4318/v1/traces"
 HASH = "ab" * 32
-_ABSENT = ("tls_", "api_key", "listen = ", "store", "secret", "public_key", "jwks_url", "issuer", "audience", "type",
+_ABSENT = ("endpoint =", "authorization =", "tls_", "api_key", "listen = ", "store", "secret", "public_key", "jwks_url", "issuer", "audience", "type",
            "plan_claim")  # fmt: skip
 """Settings whose default is absence, which the template can only show as a placeholder."""
 
@@ -89,6 +90,16 @@ def test_the_written_template_is_the_defaults_commented_or_not():
         (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\n[[keys]]\nname = "b"\nsha256 = "{HASH}"', 6, "same sha256"),
         (f'auth = "none"\n[[keys]]\nname = "a"\nsha256 = "{HASH}"', 1, "never be asked for"),
         (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\nplan = "pro"', 4, "there is no plan"),
+        ("[telemetry]\nsample_ratio = 0.5", 2, "nothing is traced without telemetry.endpoint"),
+        (f"[telemetry]\nendpoint = '{COLLECTOR}'\nsample_ratio = 2", 3, "is no share"),
+        (
+            f"[telemetry]\nendpoint = '{COLLECTOR}'\nparent = 'proxies'",
+            3,
+            "no identity.trusted_proxies whose word counts",
+        ),
+        (f"[telemetry]\nendpoint = '{COLLECTOR}'\nmax_waiting = 0", 3, "at least 1"),
+        ("[telemetry]\nendpoint = 'http://127.0.0.1:4318'", 2, '"http://127.0.0.1:4318/v1/traces"'),
+        ("[telemetry]\nendpoint = 'grpc://127.0.0.1:4317/x'", 2, "is no URL"),
         (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\nplan = "pro"\n[plan.free]', 4, 'Known: "free"'),
         ('auth = "none"\n[credentials]\nstore = "keys.db"', 1, "never be asked for"),
         ("plan = 3", 1, "[plan.NAME]"),

@@ -5,7 +5,8 @@ full disk, a pipe that nobody empties), requests go on: lines that find the buff
 count is itself logged as soon as a line can be written again.
 
 A JSON line holds every field of `Finished` in a fixed order, with `time` (RFC 3339, UTC, milliseconds) in the
-place of `at`; what the server did not report is null. A count of lost lines is `{"time": …, "dropped": N}`.
+place of `at`, and `trace_id` in the place of `trace` where the request is traced; what the server did not report is
+null. A count of lost lines is `{"time": …, "dropped": N}`.
 """
 
 import os
@@ -180,7 +181,7 @@ class AccessLog:
 def json_line(finished: Finished) -> bytes:
     """Format one request as a line of JSON."""
     (at, request_id, client, address, method, route, status, refused, limit, stream, waited, first_byte,
-     duration, bytes_in, bytes_out, prompt, completion, compute, ending, plan) = finished  # fmt: skip
+     duration, bytes_in, bytes_out, prompt, completion, compute, ending, plan, trace) = finished  # fmt: skip
     entry = {
         "time": _timestamp(at),
         "request_id": request_id,
@@ -204,6 +205,8 @@ def json_line(finished: Finished) -> bytes:
         "ending": ending,
         "plan": plan,
     }
+    if trace is not None:
+        entry["trace_id"] = f"{trace.trace_id:032x}"
     return orjson.dumps(entry, default=str, option=orjson.OPT_APPEND_NEWLINE)
 
 

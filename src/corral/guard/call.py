@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from corral.guard.answer_usage import AnswerUsage
     from corral.guard.credentials import Credential
     from corral.guard.refusal import Refusal
+    from corral.guard.traces.context import TraceContext
     from corral.policy.model import LimitRule
 
 
@@ -27,7 +28,7 @@ class Call:
 
     __slots__ = (
         "address", "arrived", "bytes_in", "ended", "first_byte", "incoming", "key", "over", "place_at",
-        "queued", "queued_at", "request_id", "session", "standings", "status", "undo", "usage", "visit",
+        "queued", "queued_at", "request_id", "session", "standings", "status", "trace", "undo", "usage", "visit",
         "wall",
     )  # fmt: skip
 
@@ -40,6 +41,7 @@ class Call:
         self.address = session.address
         self.key: Credential | None = None
         self.visit: Visit | None = None
+        self.trace: TraceContext | None = None
         self.over: Refusal | None = None
         self.standings: list[tuple[LimitRule, Standing | None]] = []
         self.undo: list[Callable[[], None]] = []

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from corral.dialects import dialect
 from corral.dialects.model import ErrorStyle, Usage
@@ -40,10 +41,14 @@ from corral.guard.metrics import Metrics
 from corral.guard.pipeline import Pipeline
 from corral.guard.record import RecordSink
 from corral.guard.refusal import Refusal
+from corral.guard.traces.opening import open_traces
 from corral.policy.explain import asks_for_keys
 from corral.policy.model import Jwt, Policy
 from corral.policy.plans import all_limits
 from corral.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from corral.guard.traces.exporter import TraceExporter
 
 TICK = 0.25
 """Seconds between two looks at the clock, the key store and the queue."""
@@ -86,6 +91,7 @@ class Door:
         self._has_place = has_place
         self._records = records
         self._log: AccessLog | None = None
+        self._traces: TraceExporter | None = None
         self._metrics = metrics
         self._prefix = secrets.token_hex(4)
         self._numbers = count(1)
@@ -117,6 +123,8 @@ class Door:
             tokens = Tokens.from_policy(policy.jwt, loop)
         if self._log is None and self._records is None:
             self._records = self._log = AccessLog.open(policy.log)
+        if self._traces is None:
+            self._traces = open_traces(policy, inside=True)
         self._authenticator = Authenticator(ring, policy.plan, watch=watch, tokens=tokens)
         if self._budgets is None:
             self._budgets = Budgets.open(policy, self._store)
@@ -159,7 +167,7 @@ class Door:
             await authenticator.close()
 
     def close_log(self) -> None:
-        """Write what is left of the log, and what was spent of budgets."""
+        """Write what is left of the log and what was spent of budgets, and send what is left of the traces."""
         budgets, self._budgets = self._budgets, None
         if budgets is not None:
             budgets.close(self.now(), time.time())
@@ -167,6 +175,9 @@ class Door:
         if log is not None:
             self._records = None
             log.close()
+        traces, self._traces = self._traces, None
+        if traces is not None:
+            traces.close()
 
     # a request's way in
 
@@ -189,13 +200,16 @@ class Door:
         now = self.now()
         identity = self._identity
         session.address = identity.client(host, incoming.head) if identity.reads_headers else identity.peer(host)
-        return Call(
+        call = Call(
             incoming,
             session,
             request_id=f"{self._prefix}-{next(self._numbers):x}",
             arrived=now,
             wall=now + self._wall_offset,
         )
+        if self._traces is not None:
+            call.trace = self._traces.begin(incoming.head, host)
+        return call
 
     def enter(self, call: Call, host: str) -> Visit | Refusal | None:
         """Judge the head of a request; None where the guard has nothing to do with it. Never raises."""
@@ -328,6 +342,8 @@ class Door:
                 self._records.record(finished)
             if self._metrics is not None:
                 self._metrics.finished(finished)
+            if self._traces is not None:
+                self._traces.record(finished)
 
 
 _NOT_DECIDED = (

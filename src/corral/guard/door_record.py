@@ -10,6 +10,14 @@ def record(call: Call, ending: str, refusal: Refusal | None, usage: Usage | None
     """Put together what is known of `call`; `refusal` is what it was answered with, if the guard answered."""
     visit = call.visit
     prompt, completion, compute = usage if usage is not None else (None, None, None)
+    if call.trace is not None:
+        asked = None if visit is None else visit.asked
+        call.trace.note(
+            call.queued_at - call.arrived if call.queued_at else -1.0,
+            call.place_at - call.arrived if call.place_at else -1.0,
+            None if asked is None else asked.model,
+            0 if visit is None else visit.cap,
+        )
     standing = None if refusal is None else refusal.standing
     return Finished(
         at=call.wall,
@@ -32,4 +40,5 @@ def record(call: Call, ending: str, refusal: Refusal | None, usage: Usage | None
         compute_ms=-1.0 if compute is None else compute,
         ending=ending,
         plan=call.plan or "",
+        trace=call.trace,
     )

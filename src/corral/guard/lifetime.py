@@ -20,6 +20,7 @@ from corral.guard.launch_arguments import Launch
 from corral.guard.launcher import START_TIMEOUT, Server, ServerEndedError, describe_ending, find_program
 from corral.guard.metrics import Metrics
 from corral.guard.service import Guard
+from corral.guard.traces.opening import check_traces, count_traces, open_traces
 from corral.policy.address import Endpoint, parse_endpoint
 from corral.policy.model import Concurrency, Policy
 
@@ -71,6 +72,7 @@ async def serve(
         CorralError: something could not be started; whatever had been is ended.
 
     """
+    check_traces(policy)
     log = AccessLog.open(policy.log)
     try:
         signals = _Signals(log)
@@ -133,7 +135,10 @@ async def _guard(
         metrics = Metrics()
         if log is not None:
             metrics.counter("corral_log_lines_dropped", "Log lines lost.", lambda: log.dropped)
-    guard = Guard(policy, access_log=log, metrics=metrics, authz=authz)
+    traces = open_traces(policy)
+    if metrics is not None and traces is not None:
+        count_traces(metrics, traces)
+    guard = Guard(policy, access_log=log, metrics=metrics, authz=authz, traces=traces)
     admin = None
     try:
         await guard.start()
@@ -164,6 +169,8 @@ async def _guard(
         await guard.stop(0)
         if admin is not None:
             await admin.stop()
+        if traces is not None:
+            traces.close()
 
 
 def _ending(requests: int, patience: float, number: int) -> str:

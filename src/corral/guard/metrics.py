@@ -99,7 +99,7 @@ class Metrics:
     def finished(self, record: Finished) -> None:
         """Count one ended request. Times and tokens are only measured for requests that the guard did not refuse."""
         (_, _, _, _, _, route, status, refused, limit, stream, waited, first_byte,
-         duration, bytes_in, bytes_out, prompt, completion, compute, ending, plan) = record  # fmt: skip
+         duration, bytes_in, bytes_out, prompt, completion, compute, ending, plan, _) = record  # fmt: skip
         kind = (route, status, ending, refused, limit, plan)
         tally = self.tallies.get(kind)
         if tally is None:

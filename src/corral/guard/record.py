@@ -2,6 +2,8 @@
 
 from typing import NamedTuple, Protocol
 
+from corral.guard.traces.context import TraceContext
+
 
 class Finished(NamedTuple):
     """One request, ended. Holds no prompt and no key.
@@ -11,7 +13,8 @@ class Finished(NamedTuple):
     "unknown"; `status` the status sent, 0 if none could be (the client left); `refused` the problem's kind if the
     guard itself answered, else ""; `limit` the limit that refused, else ""; durations in seconds; token counts and
     `compute_ms` as the server reported them, -1 where it did not; `ending` is one of "answered", "refused",
-    "client-left", "upstream-failed", "timed-out"; `plan` the client's plan, "" without one.
+    "client-left", "upstream-failed", "timed-out"; `plan` the client's plan, "" without one; `trace` what its
+    spans need, None where it is not traced.
     """
 
     at: float
@@ -34,6 +37,7 @@ class Finished(NamedTuple):
     compute_ms: float
     ending: str
     plan: str = ""
+    trace: TraceContext | None = None
 
 
 class RecordSink(Protocol):

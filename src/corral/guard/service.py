@@ -23,6 +23,7 @@ from corral.guard.logins import Logins
 from corral.guard.metrics import Metrics
 from corral.guard.pipeline import Pipeline
 from corral.guard.record import RecordSink
+from corral.guard.traces.context import TraceSink
 from corral.policy.address import Endpoint, parse_endpoint
 from corral.policy.model import Jwt, Policy
 from corral.policy.plans import all_limits
@@ -49,6 +50,7 @@ class Guard:
         access_log: RecordSink | None = None,
         metrics: Metrics | None = None,
         authz: bool = False,
+        traces: TraceSink | None = None,
     ) -> None:
         if policy.auth == "keys" and not (policy.keys or policy.credentials.store or policy.jwt.key_settings):
             raise PolicyError(
@@ -58,6 +60,7 @@ class Guard:
         self._authz = authz
         self._access_log = access_log
         self._metrics = metrics
+        self._traces = traces
         self._endpoint: Endpoint = parse_endpoint(policy.listen.address)
         self._proxies = Identity(policy.identity.trusted_proxies, policy.identity.header)
         self._server: asyncio.Server | None = None
@@ -91,7 +94,9 @@ class Guard:
             authenticator=self._authenticate(loop),
             budgets=budgets,
         )
-        core = self._core = Core(policy, pipeline, loop, access_log=self._access_log, metrics=self._metrics)
+        core = self._core = Core(
+            policy, pipeline, loop, access_log=self._access_log, metrics=self._metrics, traces=self._traces
+        )
         listener = self._listener = Listener(
             core, self._answer_proxy if self._authz else ClientConnection, proxies=self._proxies
         )

@@ -17,7 +17,7 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 APPLIES = frozenset((
     "auth", "max_failed_logins", "listen", "upstream.dialect", "keys", "credentials", "jwt", "plan", "identity",
-    "limits", "routes", "admin", "log", "bounds.max_head", "bounds.max_headers", "bounds.head_timeout",
+    "limits", "routes", "admin", "log", "telemetry", "bounds.max_head", "bounds.max_headers", "bounds.head_timeout",
     "bounds.body_timeout", "bounds.idle_timeout", "bounds.write_timeout", "bounds.shutdown_timeout",
     "bounds.max_connections", "bounds.max_connections_per_address", "bounds.max_clients",
 ))  # fmt: skip

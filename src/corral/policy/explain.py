@@ -20,7 +20,7 @@ def asks_for_keys(policy: Policy) -> bool:
 
 def explain(policy: Policy) -> list[str]:
     """Say what the guard will do, a sentence each."""
-    return [*_doors(policy), *_limits(policy), *_requests(policy), *describe_plans(policy)]
+    return [*_doors(policy), *_limits(policy), *_requests(policy), *describe_plans(policy), *_traces(policy)]
 
 
 def _doors(policy: Policy) -> Iterator[str]:
@@ -78,6 +78,14 @@ def describe_limit(limit: LimitRule) -> str:
         how = f"at most {burst:,} at once; they come back one by one"
     verb = "make" if quota.unit == "requests" else "spend" if quota.unit == "cost" else "use"
     return f'{who} may {verb} {said} (limit "{limit.name}"), {how}.'
+
+
+def _traces(policy: Policy) -> Iterator[str]:
+    telemetry = policy.telemetry
+    if telemetry.endpoint is not None:
+        chosen = "as trusted proxies say, else " if telemetry.parent == "proxies" else ""
+        sent = " The server is sent traceparent." if telemetry.forward else ""
+        yield f"Sends traces to {telemetry.endpoint}: {chosen}{telemetry.sample_ratio:.4g} of the requests.{sent}"
 
 
 def describe_plans(policy: Policy) -> Iterator[str]:

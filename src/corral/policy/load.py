@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from corral.errors import PolicyError
 from corral.policy.model import ApiKey, Policy, Quota
-from corral.policy.notation import parse_duration, parse_price, parse_quota, parse_size, parse_weight
+from corral.policy.notation import parse_duration, parse_price, parse_quota, parse_share, parse_size, parse_weight
 from corral.policy.positions import find_lines
 from corral.policy.rules import check
 
@@ -254,6 +254,8 @@ def _option(kind: Any, value: object) -> Any:
 def _scalar(kind: Any, unit: str, value: object) -> object:
     if kind is Quota:
         return parse_quota(value)
+    if kind is float and unit == "share":
+        return parse_share(value)
     if kind is float and unit == "weight":
         return parse_weight(value)
     if kind is float and unit == "price":

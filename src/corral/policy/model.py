@@ -287,6 +287,26 @@ class Log:
     format: Literal["auto", "json", "text"] = setting("auto", help="auto: text on a terminal, JSON elsewhere.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telemetry:
+    """`[telemetry]`: traces of requests, by OpenTelemetry (`corral[otel]`). Off unless `endpoint` is given."""
+
+    endpoint: str | None = setting(
+        None,
+        help="Where a collector takes traces by OTLP over HTTP, as http://127.0.0.1:4318/v1/traces; absent is off.",
+    )
+    authorization: str | None = setting(None, help="What the collector wants in the header Authorization.")
+    service: str = setting("corral", help="The name that the guard goes by there (service.name).")
+    sample_ratio: float = setting(0.1, help="How many of the requests are traced, from 0 to 1.", unit="share")
+    parent: Literal["none", "proxies", "everyone"] = setting(
+        "none",
+        help="Whose traceparent is continued. proxies: identity.trusted_proxies, which also decide what is traced; "
+        "everyone: anybody's, traced by sample_ratio all the same.",
+    )
+    forward: bool = setting(False, help="Send traceparent to the server: vLLM continues it, llama-server does not.")
+    max_waiting: int = setting(4096, help="Requests that may wait to be sent; further ones are lost, and counted.")
+
+
 DEFAULT_LIMITS = (
     LimitRule(name="client", quota=Quota(30, 60.0), per="client"),
     LimitRule(name="address", quota=Quota(300, 60.0), per="address"),
@@ -328,3 +348,4 @@ class Policy:
     routes: Routes = setting(factory=Routes, help="What is let through besides inference.")
     admin: Admin = setting(factory=Admin, help="Metrics and health of the guard itself.")
     log: Log = setting(factory=Log, help="One line a request.")
+    telemetry: Telemetry = setting(factory=Telemetry, help="Traces of requests, by OpenTelemetry.")

@@ -134,6 +134,17 @@ def parse_price(value: object) -> float:
     raise PolicyError(f"{_shown(value)} is no price: write a number, as 0.15, with six decimals at most.")
 
 
+def parse_share(value: object) -> float:
+    """Read a share of all: a number from 0 to 1. Raises PolicyError."""
+    try:
+        share = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise PolicyError(f"{_shown(value)} is no share: write a number from 0 to 1, as 0.1.")
+    return share
+
+
 def parse_size(text: object) -> int:
     """Read "1MiB", "64KiB", "1MB" or a number of bytes. Raises PolicyError."""
     if isinstance(text, int) and not isinstance(text, bool):

@@ -47,7 +47,8 @@ def _table(settings: Any, hints: Mapping[str, Any]) -> Iterator[str]:
     yield "| setting | type | default | meaning |\n| --- | --- | --- | --- |"
     for described in settings:
         unit = described.metadata["unit"]
-        kind = _type_name(hints[described.name]) + (f", {unit}" if unit else "")
+        name = "number" if unit in ("price", "share", "weight") else _type_name(hints[described.name])
+        kind = name + (f", {unit}" if unit else "")
         said = described.metadata["help"].replace("|", "\\|")
         yield f"| `{described.name}` | {kind} | {_default(described)} | {said} |"
     yield ""

@@ -11,6 +11,7 @@ from corral.policy.address import parse_endpoint
 from corral.policy.jwt_rules import jwt_is_whole
 from corral.policy.model import LimitRule, Policy
 from corral.policy.partition_rules import wrong_partitions
+from corral.policy.telemetry_rules import telemetry_applies
 from corral.policy.unit_rules import prices_are_whole, wrong_units
 
 KeyPath = tuple[str | int, ...]
@@ -190,4 +191,5 @@ RULES: tuple[Rule, ...] = (
     _upstream_can_be_reached,
     _tls_is_whole,
     _numbers_are_sane,
+    telemetry_applies,
 )

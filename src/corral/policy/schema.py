@@ -61,6 +61,8 @@ def _value(kind: Any, unit: str) -> dict[str, Any]:
         return _table(kind)  # type: ignore[arg-type]  # a class, as get_type_hints gives it
     if kind is float and unit == "seconds":
         return {"type": ["number", "string"], "examples": ["20s", "5m", 1.5]}
+    if kind is float and unit == "share":
+        return {"type": "number", "minimum": 0, "maximum": 1}
     if kind is int and unit == "bytes":
         return {"type": ["integer", "string"], "examples": ["64KiB", "1MiB", 4096]}
     return {"type": {float: "number", int: "integer", bool: "boolean", str: "string"}[kind]}

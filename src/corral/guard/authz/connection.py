@@ -7,6 +7,7 @@ from corral.guard.authz.answers import admitted, for_nginx
 from corral.guard.authz.original import Original, asked_by_nginx, read_original
 from corral.guard.body_check import refuse_pages_body
 from corral.guard.caller import Visit
+from corral.guard.credentials import Credential
 from corral.guard.gateway.connection import ClientConnection
 from corral.guard.gateway.incoming import Incoming
 from corral.guard.identity import Identity
@@ -83,7 +84,7 @@ class AuthzConnection(ClientConnection):
         head = admitted(visit, core.quota_headers, core.date, self._request_id, incoming.target)
         self.write(head + (b"\r\n" if self.keep_alive else b"Connection: close\r\n\r\n"))
         key = visit.caller.key
-        self._record("" if key is None else key.name, visit.caller.address, visit.route.name, 200)
+        self._record(key, visit.caller.address, visit.route.name, 200)
         self.exchange_ended(reusable=self.keep_alive)
 
     def _refuse_and_record(self, incoming: Incoming, refusal: Refusal) -> None:
@@ -95,20 +96,23 @@ class AuthzConnection(ClientConnection):
         else:
             status = self.refuse(refusal)
         caller = self._session.caller if self._judged else None
-        name = caller.key.name if caller is not None and caller.key is not None else ""
+        key = None if caller is None else caller.key
         address = self._session.address if self._judged else self._session.peer
-        self._record(name, address, refusal.route, status, refusal)
+        self._record(key, address, refusal.route, status, refusal)
 
-    def _record(self, client: str, address: str, route: str, status: int, refusal: Refusal | None = None) -> None:
+    def _record(
+        self, key: Credential | None, address: str, route: str, status: int, refusal: Refusal | None = None
+    ) -> None:
         """Record a decision: under the original's method, and the status that its client is to get."""
         judged, self._judged = self._judged, False
         standing = None if refusal is None else refusal.standing
         core = self._core
+        head = self._head if self._head is not None else {}
         core.record(
             Finished(
                 at=self._wall,
                 request_id=self._request_id,
-                client=client,
+                client="" if key is None else key.name,
                 address=address,
                 method=self._asked.method.decode() if judged and self._asked is not None else "",
                 route=route,
@@ -125,6 +129,8 @@ class AuthzConnection(ClientConnection):
                 completion_tokens=-1,
                 compute_ms=-1.0,
                 ending="answered" if refusal is None else "refused",
+                plan="" if key is None else key.plan or "",
+                trace=None if core.traces is None else core.traces.begin(head, self.peer_host),
             )
         )
 

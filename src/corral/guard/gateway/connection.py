@@ -223,6 +223,8 @@ class ClientConnection:
             core, self, visit, request_id=self._request_id, arrived=self._arrived, wall=self._wall
         )
         exchange.bytes_in = incoming.size
+        if core.traces is not None:
+            exchange.trace = core.traces.begin(incoming.head, self.peer_host)
         self.expect_by(self._arrived + self._bounds.total_timeout)
         exchange.start(prepared)
 

@@ -21,6 +21,7 @@ from corral.guard.pipeline import Pipeline
 from corral.guard.quota_headers import QuotaHeaders
 from corral.guard.record import Finished, RecordSink
 from corral.guard.refusal import REASONS, Refusal, RefusalWriter
+from corral.guard.traces.context import TraceSink
 from corral.policy.model import Policy
 from corral.policy.plans import all_limits, limits_of
 
@@ -30,7 +31,7 @@ _CHARS = 4
 """How many characters of a prompt are taken for a token, until the server has counted them."""
 
 _new = tuple.__new__
-"""Builds a named tuple of twenty fields in 0.35 µs; calling its class takes 0.75 µs."""
+"""Builds a named tuple of twenty-one fields in 0.35 µs; calling its class takes 0.75 µs."""
 
 
 class Core:
@@ -44,6 +45,7 @@ class Core:
         *,
         access_log: RecordSink | None,
         metrics: Metrics | None,
+        traces: TraceSink | None = None,
     ) -> None:
         self.policy = policy
         self.pipeline = pipeline
@@ -66,6 +68,7 @@ class Core:
         self._log = access_log.record if access_log is not None else None
         self._flush_log = access_log.flush if access_log is not None else None
         self._count = metrics.finished if metrics is not None else None
+        self.traces = traces
         self._prefix = secrets.token_hex(4)
         self._numbers = count(1)
         self._heads: dict[Route, bytes] = {}
@@ -177,6 +180,7 @@ class Core:
         """Record a request that the guard refused before it asked for a place."""
         key = session.caller.key if session.caller is not None else None
         standing = refusal.standing
+        traces = self.traces
         self.record(
             _new(
                 Finished,
@@ -201,6 +205,7 @@ class Core:
                     -1.0,
                     "refused",
                     (key.plan or "") if key is not None else "",
+                    traces.begin(incoming.head, session.peer) if traces is not None else None,
                 ),
             )
         )
@@ -217,6 +222,7 @@ class Core:
         place_at: float,
         first_byte: float,
         sent: int,
+        reached: bool,
     ) -> None:
         """Record a request that has ended."""
         visit = exchange.visit
@@ -224,6 +230,14 @@ class Core:
         now = self.now()
         prompt, completion, compute = usage if usage is not None else (None, None, None)
         asked = visit.asked
+        trace = exchange.trace
+        if trace is not None:
+            trace.note(
+                queued_at - exchange.arrived if queued_at else -1.0,
+                place_at - exchange.arrived if reached else -1.0,
+                asked.model if asked is not None else None,
+                visit.cap,
+            )
         self.record(
             _new(
                 Finished,
@@ -248,6 +262,7 @@ class Core:
                     -1.0 if compute is None else compute,
                     ending,
                     (key.plan or "") if key is not None else "",
+                    trace,
                 ),
             )
         )
@@ -258,3 +273,5 @@ class Core:
             self._log(finished)
         if self._count is not None:
             self._count(finished)
+        if finished.trace is not None and self.traces is not None:
+            self.traces.record(finished)

@@ -12,6 +12,7 @@ from corral.guard.refusal import Refusal
 
 if TYPE_CHECKING:
     from corral.guard.gateway.core import Core
+    from corral.guard.traces.context import TraceContext
 
 _TAIL = 64 * 1024
 """How much of a stream's end is kept, in bytes: llama-server's last event repeats the prompt."""
@@ -55,7 +56,7 @@ class Exchange:
     __slots__ = (
         "_answer_length", "_body", "_chunked", "_client", "_connection", "_core", "_ended", "_first_byte", "_head_sent",
         "_held_back", "_kept", "_kept_size", "_last", "_out", "_place_at", "_queued_at", "_reached", "_request",
-        "_retried", "_sent", "_status", "_stream", "arrived", "bytes_in", "request_id", "visit", "wall",
+        "_retried", "_sent", "_status", "_stream", "arrived", "bytes_in", "request_id", "trace", "visit", "wall",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,7 @@ class Exchange:
         self.arrived = arrived
         self.wall = wall
         self.bytes_in = 0
+        self.trace: TraceContext | None = None
         self._last = arrived + core.policy.bounds.total_timeout
         self._request = b""
         self._body = b""
@@ -92,7 +94,10 @@ class Exchange:
     def start(self, body: bytes) -> None:
         """Go on to the server, or queue for a place there. `body` is what the pipeline made of the client's."""
         core = self._core
-        self._request = core.request_head(self.visit.route, len(body)) + body
+        head = core.request_head(self.visit.route, len(body))
+        if self.trace is not None and core.traces is not None and core.traces.forwards:
+            head = head[:-2] + self.trace.header() + b"\r\n"
+        self._request = head + body
         now = self._queued_at = core.now()
         if self.visit.needs_place:
             core.enter(self, now)
@@ -325,7 +330,8 @@ class Exchange:
             if self.visit.tokens is not None:
                 self._settle_tokens(ending, status, usage)
         self._core.finished(self, ending, status, refused, usage, place_at=self._place_at,
-                            queued_at=self._queued_at, first_byte=self._first_byte, sent=self._sent)  # fmt: skip
+                            queued_at=self._queued_at, first_byte=self._first_byte, sent=self._sent,
+                            reached=self._reached)  # fmt: skip
         self._kept.clear()
 
     def _settle_tokens(self, ending: str, status: int, usage: Usage | None) -> None:
