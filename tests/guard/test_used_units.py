@@ -255,3 +255,45 @@ def test_a_handler_cannot_count_them():
 def test_the_policy_line_names_a_month_without_a_length(start_guard):
     rule = LimitRule(name="m", quota=parse_quota("20 usd/month"))
     assert policy_header([rule]) == b'RateLimit-Policy: "m";q=20000000\r\n'
+
+
+async def begins(seen, writer):
+    """Begin a stream, and never end it."""
+    event = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+    writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+    await writer.drain()
+    await asyncio.sleep(20)
+
+
+def test_who_leaves_a_stream_pays_what_was_held_and_frees_the_place(start_guard):
+    policy = limits("5 concurrent requests", "600 gpu-seconds/day", "1 usd/day", rest=PRICES)
+    guard = start_guard(begins, policy)
+    with guard.connect() as client:
+        client.sendall(post({**chat(100), "stream": True}))
+        while b"delta" not in client.recv(65536):
+            pass
+        before = left(guard)
+        assert before["concurrent-requests"] == 4
+    guard.settled(1)
+    after = left(guard)
+    assert after["concurrent-requests"] == 5
+    assert after["usd-day"] == before["usd-day"] <= 1_000_000 - 1000
+    assert 0 <= after["gpu-seconds-day"] - before["gpu-seconds-day"] <= 100
+    assert held(guard) == 0
+
+
+def test_what_never_reached_the_server_pays_nothing(start_guard):
+    policy = limits("5 concurrent requests", "600 gpu-seconds/day", "1 usd/day", rest=PRICES)
+    guard = start_guard(reports(1, 1), replace(policy, concurrency=Concurrency(max_running=1, max_waiting=0)))
+    whole = left(guard)
+    guard.call(_take_all_places(guard))
+    for number in range(4):
+        assert status(guard.exchange(chat(100))) == 503
+        guard.settled(number + 1)
+    assert left(guard) == whole
+    assert held(guard) == 0
+
+
+async def _take_all_places(guard) -> None:
+    guard.guard._core.admission.enter(object(), guard.loop.time(), client="x", weight=1.0, estimate=1.0)

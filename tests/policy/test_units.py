@@ -56,4 +56,4 @@ def test_what_each_unit_means_is_said():
 
 def test_computing_time_needs_a_server_that_reports_it():
     text = limit("60 gpu-seconds/hour", "", '[upstream]\ndialect = "openai"')
-    assert any("API reports no computing time" in warning for warning in warnings(load_policy(text=text)))
+    assert any("Only llama-server and Ollama report" in warning for warning in warnings(load_policy(text=text)))

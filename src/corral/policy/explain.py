@@ -191,8 +191,8 @@ def _narrow_limits(policy: Policy) -> Iterator[str]:
 def _what_cannot_be_told(policy: Policy) -> Iterator[str]:
     """Name what is counted by what a client claims, or by what its server never says."""
     units = {limit.quota.unit for limit in all_limits(policy)}
-    if "gpu-seconds" in units and policy.upstream.dialect == "openai":
-        yield "OpenAI's API reports no computing time: limits in gpu-seconds go by the guard's estimate alone."
+    if "gpu-seconds" in units and policy.upstream.dialect not in ("llamacpp", "ollama"):
+        yield "Only llama-server and Ollama report computing time: gpu-seconds go by the estimate alone."
     if "cost" in units and len(set(policy.price.values())) > 1 and policy.upstream.dialect == "llamacpp":
         yield (
             "llama-server answers with the one model it has whatever name a request gives, so with several prices "
