@@ -36,7 +36,7 @@ def _command(proxy: str, path: str, configuration: Path, port: int) -> list[str]
 def running_proxy(proxy: str, folder: Path, *, guard: int, server: int) -> Iterator[int]:
     """Run `proxy` by its example, with the ports of a test in the place of the example's; gives its port."""
     path = program(proxy)
-    assert path is not None
+    assert path is not None, f"{proxy} is not installed: make test brings it"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
