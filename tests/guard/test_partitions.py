@@ -94,7 +94,7 @@ def test_prefix_lengths_are_settings():
 
 
 def test_a_peer_that_is_no_address_is_its_own_network():
-    assert Partitions(Policy()).name(("prefix",), "", None) == ("prefix", "")
+    assert Partitions(Policy()).name(("prefix",), "", None) == ""
 
 
 def test_a_rotated_key_is_another_key_of_the_same_user():
@@ -115,8 +115,8 @@ def test_a_user_is_one_whether_known_by_key_or_token_and_an_address_without_eith
     held = Credential("alice", "alice", None, admin=False, expires=None, id="0f")
     assert names.name(("user",), "10.0.0.1", token) == names.name(("user",), "10.0.0.2", held)
     assert names.name(("client",), "10.0.0.1", token) != names.name(("client",), "10.0.0.2", held)
-    assert names.name(("user",), "10.0.0.1", None) == ("address", "10.0.0.1")
-    assert names.name(("key",), "10.0.0.1", token) == ("credential", "jwt:alice")
+    assert names.name(("user",), "10.0.0.1", None) == "10.0.0.1"
+    assert names.name(("key",), "10.0.0.1", token) == "jwt:alice"
 
 
 def test_plan_counts_all_who_are_on_it():

@@ -9,6 +9,9 @@ from corral.policy.models import OTHER, known_models
 
 _Value = tuple[str, str]
 
+_BESIDE_ADDRESSES = ("key", "user")
+"""What a rule may count in the place of an address."""
+
 
 class Partitions:
     """Names whom the limits of one policy count.
@@ -28,10 +31,17 @@ class Partitions:
     def name(
         self, parts: tuple[Partition, ...], address: str, key: Credential | None, route: str = "", model: str = OTHER
     ) -> PartitionKey | None:
-        """Name whom a rule of these `partitions` counts; None where it does not apply. `model` is from `model()`."""
+        """Name whom a rule of these `partitions` counts; None where it does not apply. `model` is from `model()`.
+
+        What one part alone names is told by its value, unless addresses stand beside it: a pair of words would take
+        72 bytes more for each client.
+        """
         if len(parts) == 1:
             part = parts[0]
-            return "everyone" if part == "everyone" else self._value(part, address, key, route, model)
+            if part == "everyone":
+                return "everyone"
+            alone = self._value(part, address, key, route, model)
+            return alone if alone is None or alone[0] in _BESIDE_ADDRESSES else alone[1]
         name: tuple[str, ...] = ()
         for part in parts:
             value = self._value(part, address, key, route, model)
