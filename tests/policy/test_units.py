@@ -57,3 +57,10 @@ def test_what_each_unit_means_is_said():
 def test_computing_time_needs_a_server_that_reports_it():
     text = limit("60 gpu-seconds/hour", "", '[upstream]\ndialect = "openai"')
     assert any("Only llama-server and Ollama report" in warning for warning in warnings(load_policy(text=text)))
+
+
+def test_a_budget_that_is_less_than_one_answer_is_warned_of():
+    narrow, roomy = (load_policy(text=limit(quota, "", PRICES)) for quota in ("0.001 usd/day", "1 usd/day"))
+    (said,) = (warning for warning in warnings(narrow) if "may cost" in warning)
+    assert 'Limit "a" has 0.001 usd, but the answers to one request may cost 0.001229 usd' in said
+    assert not any("may cost" in warning for warning in warnings(roomy))

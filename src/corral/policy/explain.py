@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from corral.policy.address import parse_endpoint
 from corral.policy.model import ANY_MODEL, Jwt, LimitRule, Plan, Policy
-from corral.policy.notation import describe_count, describe_duration, describe_quota, describe_size
+from corral.policy.notation import describe_count, describe_duration, describe_money, describe_quota, describe_size
 from corral.policy.plans import all_limits
 from corral.policy.whose import each
 
@@ -173,13 +173,21 @@ def warnings(policy: Policy) -> list[str]:
 
 
 def _narrow_limits(policy: Policy) -> Iterator[str]:
-    """Name the token limits that let less through at once than one request may hold."""
+    """Name the limits on tokens and costs that let less through at once than one request may hold."""
     general = policy.generation.max_tokens
     places = [(general, limit) for limit in policy.limits]
     places += [(plan.max_tokens or general, limit) for plan in policy.plan.values() for limit in plan.limits]
     for most, limit in places:
         at_once = limit.quota.amount if limit.burst is None else limit.burst
         answers = most * policy.generation.max_choices
+        dearest = max((price.output for price in policy.price.values()), default=0.0) * answers  # in millionths
+        if limit.quota.unit == "cost" and limit.quota.amount < dearest:
+            yield (
+                f'Limit "{limit.name}" has {describe_money(limit.quota.amount, limit.quota.currency)}, but the answers '
+                f"to one request may cost {describe_money(round(dearest), limit.quota.currency)} (max_tokens × "
+                "generation.max_choices): requests that ask for more than the limit has are refused, and those that "
+                "name no maximum get less."
+            )
         if limit.quota.unit in ("tokens", "output tokens") and at_once < answers:
             yield (
                 f'Limit "{limit.name}" lets {at_once:,} {limit.quota.unit} through at once, but the answers to one '
