@@ -32,7 +32,8 @@ _FACTOR = 100
 _AT_ONCE = 64
 _HEADROOM = 3
 _SLOTS = 4
-_LAST_CORE = max(os.sched_getaffinity(0))
+_CORES = os.sched_getaffinity(0)
+_LAST_CORE = max(_CORES)
 _LATEST = Path(__file__).with_name("latest.json")
 
 
@@ -87,6 +88,17 @@ def _flooding(port: int, rate: float) -> Iterator[None]:
         child.wait()
 
 
+@contextmanager
+def _llama_server(model: Path) -> Iterator[str]:
+    """Start the model's server on the first core, one for each measurement: what a flood left is nobody else's load."""
+    os.sched_setaffinity(0, _CORES)
+    extra = ("-np", str(_SLOTS), "-c", str(_SLOTS * 1024), "-t", "1", "-tb", "1", "--no-webui")
+    with LlamaServer.start(model, extra=extra) as llama:
+        os.sched_setaffinity(llama.pid, {min(_CORES)})
+        os.sched_setaffinity(0, {_LAST_CORE})
+        yield llama.url
+
+
 def _capacity(port: int) -> float:
     """Measure how many requests of the trace the bare server answers a second when it is never idle."""
     schedule = [Arrival(0.0, it.prompt_tokens, it.answer_tokens) for it in arrivals(8.0, 8.0)]
@@ -124,7 +136,6 @@ def _both(port: int, schedule: list[Arrival], rate: float) -> tuple[Outcome, Out
     with _flooding(port, _FACTOR * rate):
         asyncio.run(asyncio.sleep(2.0))  # let the flood arrive before the honest clients do
         beside = Outcome.of(asyncio.run(follow(port, _HONEST, schedule)))
-    asyncio.run(asyncio.sleep(3.0))  # the flood's last requests are cancelled before the next server's turn
     return alone, beside
 
 
@@ -146,20 +157,19 @@ def main() -> int:
     with TemporaryDirectory(prefix="corral-goodput-") as name:
         model = Path(name) / "model.gguf"
         write_tiny_llama(model, width=options.width, layers=options.layers)
-        extra = ("-np", str(_SLOTS), "-c", str(_SLOTS * 1024), "-t", "1", "-tb", "1", "--no-webui")
         results: dict[str, tuple[Outcome, Outcome]] = {}
-        with LlamaServer.start(model, extra=extra) as llama:
-            os.sched_setaffinity(llama.pid, {0})
-            os.sched_setaffinity(0, {_LAST_CORE})
-            capacity = _capacity(int(llama.url.rpartition(":")[2]))
-            rate = _LOAD * capacity
-            each = max(2, round(_HEADROOM * 60 * rate / len(_HONEST)))
-            limits = Limits(tuple(p.key for p in (*_HONEST, *_FLOODING)), each, _SLOTS)
-            print(_CONDITIONS.format(slots=_SLOTS, capacity=capacity, shrink=SHRINK, honest=len(_HONEST), rate=rate,
-                                     load=_LOAD, flooding=len(_FLOODING), flood=_FACTOR * rate, each=each))  # fmt: skip
-            for server in servers:
-                alone, beside = results[server.name] = _measure(server, llama.url, limits, rate, options.seconds)
-                print(_row(server.name, alone, beside), flush=True)
+        with _llama_server(model) as url:
+            capacity = _capacity(int(url.rpartition(":")[2]))
+        rate = _LOAD * capacity
+        each = max(2, round(_HEADROOM * 60 * rate / len(_HONEST)))
+        limits = Limits(tuple(p.key for p in (*_HONEST, *_FLOODING)), each, _SLOTS)
+        print(_CONDITIONS.format(slots=_SLOTS, capacity=capacity, shrink=SHRINK, honest=len(_HONEST), rate=rate,
+                                 load=_LOAD, flooding=len(_FLOODING), flood=_FACTOR * rate, each=each),
+              flush=True)  # fmt: skip
+        for server in servers:
+            with _llama_server(model) as url:
+                alone, beside = results[server.name] = _measure(server, url, limits, rate, options.seconds)
+            print(_row(server.name, alone, beside), flush=True)
     if options.only is None:
         content: dict[str, object] = {
             name: {"alone": asdict(alone), "flooded": asdict(beside)} for name, (alone, beside) in results.items()
