@@ -18,8 +18,8 @@ GAUGES = {
 GROWTH = 0.1
 """Megabytes a minute that resident memory may seem to grow in the long run…"""
 
-NOISE = 5.0
-"""…and megabytes besides, over the whole time measured: tables turn over, and allocators give back late."""
+NOISE = 8.0
+"""…and megabytes besides, over the whole time measured: closed connections are freed late, by full collections."""
 
 
 @dataclass(frozen=True, slots=True)
