@@ -38,7 +38,7 @@ def test_what_comes_out_as_it_went_in_is_flat():
 
 def test_each_bar_is_judged_by_itself():
     assert holds(FLAT, alive=False).index(False) == 0
-    growing = [sample(at, 60 + at / 60) for at in range(0, 600, 5)]
+    growing = [sample(at, 60 + at / 20) for at in range(0, 600, 5)]
     assert holds(growing).index(False) == 1
     assert holds(FLAT, sample(700, 60, files=18)).index(False) == 2
     assert holds(FLAT, sample(700, 60, held=5.0)).index(False) == 4
