@@ -25,7 +25,7 @@ def ask(url: str, key: str = "") -> int:
     return httpx2.post(f"{url}/completion", json=body, headers=headers, trust_env=False, timeout=30).status_code
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_guards_until_a_signal_ends_it(corral: Start, llama_server: LlamaServer, number: int) -> None:
     command = corral("guard", llama_server.url, "--listen", "127.0.0.1:0", "--rate-limit", "2")
     assert [ask(command.url) for _ in range(3)] == [200, 200, 429]

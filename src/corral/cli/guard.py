@@ -46,8 +46,8 @@ def guard(
 ) -> None:
     """Stand in front of an inference server: authenticate, limit, validate, queue, meter.
 
-    SIGINT, SIGTERM and SIGHUP end it once running requests have finished; a second one ends it at once. SIGUSR1 opens
-    the log's file anew.
+    SIGINT and SIGTERM end it once running requests have finished; a second one ends it at once. SIGHUP reads the
+    policy anew, as does a change of its file. SIGUSR1 opens the log's file anew.
     """
     if authz and upstream is not None:
         raise UsageError(f"With --authz the proxy relays, so there is no server to name; leave {upstream} out.")
@@ -65,8 +65,4 @@ def guard(
         log=log,
         log_format=log_format,
     )
-    built = serving.build_policy(flags, os.environ, upstream=upstream, authz=authz)
-    serving.mention_unused_policy(flags, quiet=quiet)
-    if not authz:
-        serving.mention_unknown_name(built, quiet=quiet)
-    raise typer.Exit(serving.run(built, authz=authz, quiet=quiet))
+    raise typer.Exit(serving.run(flags, upstream=upstream, authz=authz, quiet=quiet))

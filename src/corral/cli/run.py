@@ -56,6 +56,4 @@ def run(
         log_format=log_format,
     )
     launch = read_arguments(command or [], os.environ)
-    built = serving.build_policy(flags, os.environ, launch=launch)
-    serving.mention_unused_policy(flags, quiet=quiet)
-    raise typer.Exit(serving.run(built, launch=launch, start_timeout=start_timeout, quiet=quiet))
+    raise typer.Exit(serving.run(flags, launch=launch, start_timeout=start_timeout, quiet=quiet))

@@ -193,23 +193,35 @@ def _launch_overrides(launch: "Launch") -> dict[str, tuple[str, object]]:
 
 
 def run(
-    policy: "Policy",
+    flags: Flags,
     *,
+    upstream: str | None = None,
     launch: "Launch | None" = None,
     authz: bool = False,
     start_timeout: float = 0.0,
     quiet: bool = False,
 ) -> int:
-    """Serve until a signal ends it, and answer the exit status. A key that had to be made is shown here, once."""
+    """Serve until a signal ends it, and answer the exit status. A key that had to be made is shown here, once.
+
+    Raises:
+        PolicyError, UsageError: see `build_policy`.
+
+    """
     import uvloop  # noqa: PLC0415  # keeps --help fast
 
+    from corral.cli.read_again import ReadAgain, show_key  # noqa: PLC0415  # as above
     from corral.guard.key_store import default_path  # noqa: PLC0415  # as above
     from corral.guard.lifetime import serve  # noqa: PLC0415  # as above
+    from corral.guard.reload import Origin  # noqa: PLC0415  # as above
     from corral.guard.resolve import with_budgets, with_credentials  # noqa: PLC0415  # as above
     from corral.policy.rules import check  # noqa: PLC0415  # as above
 
+    written = build_policy(flags, os.environ, upstream=upstream, launch=launch, authz=authz)
+    mention_unused_policy(flags, quiet=quiet)
+    if launch is None and not authz:
+        mention_unknown_name(written, quiet=quiet)
     store = default_path(os.environ)
-    policy, key = with_credentials(policy, store=store)
+    policy, key = with_credentials(written, store=store)
     policy = with_budgets(policy, store.with_name("budgets.db"))
     for _, message in check(policy):  # once more: now it is known whether keys are asked for
         raise PolicyError(message)
@@ -225,10 +237,14 @@ def run(
             for sentence in store_notes(running, store):
                 tell(sentence)
         if key is not None:
-            tell(f"No key is configured, so one was made. It is shown once and kept nowhere:\n\n    {key}\n")
-            tell("Clients send it as `Authorization: Bearer KEY`. To keep one, put its hash in the policy's [[keys]].")
+            show_key(key)
 
-    work = serve(policy, launch=launch, authz=authz, start_timeout=start_timeout, say=say, ready=ready)
+    again = ReadAgain(flags, os.environ, upstream=upstream, launch=launch, authz=authz, store=store, key=key)
+    origin = Origin(again, again.files, str(flags.policy or "the policy"))
+    work = serve(
+        policy, origin=origin, launch=launch, authz=authz, start_timeout=start_timeout,
+        say=say, complain=tell, ready=ready,
+    )  # fmt: skip
     status: int = uvloop.run(work)
     return status
 

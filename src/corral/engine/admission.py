@@ -69,7 +69,7 @@ class Admission(Generic[T]):
         self._max_wait = max_wait
         self._max_waiting_bytes = max_waiting_bytes
         self._room = max_running
-        """How many may run uncounted: the places less those that are counted."""
+        """How many may run uncounted: the places less those that are counted; below 0 after there were more places."""
         self._uncounted: dict[T, tuple[float, Hashable, float, float, float]] = {}
         """Since when it runs, its client, weight and estimate, and the service it has used."""
         self._counted: dict[T, float] = {}
@@ -79,6 +79,7 @@ class Admission(Generic[T]):
         self._watched = False
         """Whether the headroom counts who is inside: since somebody had to wait."""
         self._service = 1.0
+        self._last_deadline = -math.inf
 
     @property
     def running(self) -> int:
@@ -132,6 +133,8 @@ class Admission(Generic[T]):
             return _RUNNING
         displaced: tuple[T, ...] = ()
         if len(queue) >= self._max_waiting or queue.size + size_bytes > self._max_waiting_bytes:
+            if len(queue) > self._max_waiting or queue.size > self._max_waiting_bytes:
+                return Refused(self.expected_wait())
             displaced = queue.displace(client, size_bytes, self._max_waiting, self._max_waiting_bytes, heavy=heavy)
             if not displaced:
                 return Refused(self.expected_wait())
@@ -139,7 +142,11 @@ class Admission(Generic[T]):
                 headroom.leave(gone, now)
         if self._uncounted:
             self._count(now)
+        # Not before the one that joined last: only a bound that was lowered meanwhile could make it so.
         deadline = now + self._max_wait
+        if queue and deadline < self._last_deadline:
+            deadline = self._last_deadline
+        self._last_deadline = deadline
         queue.join(ticket, client, weight=weight, estimate=estimate, size=size_bytes, deadline=deadline, heavy=heavy)
         headroom.enter(ticket, client, weight, now)
         return Waiting(deadline, displaced)
@@ -194,6 +201,21 @@ class Admission(Generic[T]):
         if not headroom.known and not queue:
             self._watched = False
         return following
+
+    def resize(
+        self, max_running: int, max_waiting: int, max_wait: float, max_waiting_bytes: float, now: float
+    ) -> list[T]:
+        """Take other bounds; returns who runs now because there are more places.
+
+        Nobody is sent away: who runs or waits beyond a lowered bound goes on, and nobody follows until there is room.
+        """
+        self._room += max_running - self._max_running
+        self._max_running = max_running
+        self._max_waiting = max_waiting
+        self._max_wait = max_wait
+        self._max_waiting_bytes = max_waiting_bytes
+        self._headroom.resize(max_running)
+        return self.follow(now)
 
     def expire(self, now: float) -> list[T]:
         """Take out of the queue who has waited too long."""

@@ -60,3 +60,11 @@ class Algorithm(Protocol):
     def is_live(self, state: int, now: int) -> bool:
         """Tell whether `state` still differs from no state."""
         ...
+
+    def moved(self, amount: int, now: int) -> int:
+        """Say what to add to a state, so that the units used stay, where the quota had been `amount` until `now`."""
+        ...
+
+    def deepest(self, now: int) -> int:
+        """Say the state of a client that has used all it can at `now`: no state is above it."""
+        ...

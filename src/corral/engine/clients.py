@@ -1,5 +1,7 @@
 """What a limit knows of its clients, in bounded memory, whatever clients are invented."""
 
+# ruff: noqa: SLF001  # who takes over reads what its predecessor, of the same class, keeps
+
 from corral.engine.algorithm import Algorithm
 from corral.engine.decision import PartitionKey
 
@@ -81,6 +83,35 @@ class Clients:
     def add_returned(self, key: PartitionKey, amount: int) -> None:
         """Note that `amount` was given back to a client while later charges stood."""
         self._returned[key] = self.returned(key) + amount
+
+    def take_over(self, before: "Clients", now: int) -> int:
+        """Go on with the entries of `before`, which counted by the same kind of algorithm; nobody uses it any more.
+
+        What was used stays used, but for what nobody could have used here: it is forgotten, as if it had come back by
+        itself. Returns what is to be added to a state of `before` that is kept elsewhere. Takes 0.1 µs for each entry
+        where the amount or the burst has changed, and no time where nothing has.
+        """
+        algorithm, old = self._algorithm, before._algorithm
+        self._returned, self._returned_old = before._returned, before._returned_old
+        self._returned_most = before._returned_most
+        self.overflowed = before.overflowed
+        shift = algorithm.moved(old.amount, now)
+        deepest = algorithm.deepest(now)
+        if not shift and algorithm.horizon == old.horizon and deepest == old.deepest(now):
+            self.young, self._old, self._cells = before.young, before._old, before._cells
+            self.rotate_at = before.rotate_at
+            return 0
+        self.rotate_at = now + algorithm.horizon
+        for source, target in ((before._old, self.young), (before.young, self.young), (before._cells, self._cells)):
+            for key, state in source.items():
+                if not old.is_live(state, now):
+                    continue
+                after = state + shift
+                if after > deepest:
+                    self.add_returned(key, after - deepest)
+                    after = deepest
+                target[key] = after
+        return shift
 
     def current(self, key: PartitionKey) -> int | None:
         """Return the state of a key that `find` returned before, without looking for a cell."""

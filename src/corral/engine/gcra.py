@@ -78,3 +78,14 @@ class Gcra:
     def is_live(self, state: int, now: int) -> bool:
         """Tell whether the theoretical arrival time lies ahead."""
         return state > now * self.amount
+
+    def moved(self, amount: int, now: int) -> int:
+        """Say what to add to a state; see `Algorithm.moved`.
+
+        What lies ahead is the units used times the window, whatever the amount: the same lies ahead of the new clock.
+        """
+        return now * (self.amount - amount)
+
+    def deepest(self, now: int) -> int:
+        """Say the state of who has used the burst and owes all that can be owed."""
+        return now * self.amount + self._deepest

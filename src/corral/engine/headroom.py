@@ -96,6 +96,11 @@ class Headroom(Generic[T]):
         """Whether heavy clients run in fewer places than they may."""
         return self.heavy_running < self._places - self.kept
 
+    def resize(self, places: int) -> None:
+        """Have another number of places; fewer are kept, where there are fewer."""
+        self._places = places
+        self.kept = min(self.kept, places - 1)
+
     def heavy(self, client: Hashable) -> bool:
         """Tell whether a client was heavy when the places were last divided."""
         demand = self._present.get(client) or self._gone.get(client)

@@ -14,16 +14,23 @@ from corral.policy.model import LimitRule
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit of a store. `measure` says which of `measures.MEASURES` it counts; -1 is requests."""
+    """One limit of a store. `measure` says which of `measures.MEASURES` it counts; -1 is requests. `per` says whom."""
 
     name: str
     algorithm: Algorithm
     measure: int = -1
+    per: tuple[str, ...] = ("client",)
+
+    def goes_on(self, before: "Limit") -> bool:
+        """Tell whether this is the limit `before`, at most with another amount or burst: then its counts go on."""
+        mine, other = self.algorithm, before.algorithm
+        same = (self.name, self.per, self.measure) == (before.name, before.per, before.measure)
+        return same and type(mine) is type(other) and mine.window == other.window
 
 
 def limits_from(rules: Iterable[LimitRule]) -> tuple[Limit, ...]:
     """Build the limits that the policy's rules ask for, in their order."""
-    return tuple(Limit(rule.name, _algorithm(rule), measure_of(rule)) for rule in rules)
+    return tuple(Limit(rule.name, _algorithm(rule), measure_of(rule), rule.partitions) for rule in rules)
 
 
 def measure_of(rule: LimitRule) -> int:

@@ -62,3 +62,11 @@ class Window:
     def is_live(self, state: int, now: int) -> bool:
         """Tell whether the window still runs."""
         return state >> _BITS > now
+
+    def moved(self, amount: int, now: int) -> int:  # noqa: ARG002  # the protocol's
+        """Say what to add to a state: nothing, since it names the units used; see `Algorithm.moved`."""
+        return 0
+
+    def deepest(self, now: int) -> int:
+        """Say the state of a window that began just now, with all the units it can name."""
+        return (now + self._length) << _BITS | _USED

@@ -22,8 +22,8 @@ class TokenJudge(Protocol):
         """Do what is due. Never raises."""
         ...
 
-    async def close(self) -> None:
-        """Let go of what is open."""
+    async def close(self, successor: object = None) -> None:
+        """Let go of what is open, but for what `successor` goes on with."""
         ...
 
     def recall(self, token: bytes, wall: float) -> Credential | None:
@@ -43,7 +43,8 @@ class Authenticator:
     """Judges what callers present. `now` is the pipeline's clock; `tick` tells how it stands to the wall clock.
 
     Until the first `tick` nothing that expires is let in. `generation` changes whenever somebody who was let in might
-    not be any more: whoever remembers a credential compares it, and asks again.
+    not be any more: whoever remembers a credential compares it, and asks again. It begins with the one given:
+    an authenticator that takes another's place does not believe what was concluded by that one.
     """
 
     def __init__(
@@ -53,14 +54,16 @@ class Authenticator:
         *,
         watch: KeyWatch | None = None,
         tokens: TokenJudge | None = None,
+        generation: int = 0,
     ) -> None:
         self._ring = ring
         self._plans = frozenset(plans)
         self._watch = watch
-        self._tokens = tokens
+        self.tokens = tokens
         self._wall_offset = math.inf
         self._jumps = 0
-        self.generation = 0
+        self._first_generation = generation
+        self.generation = generation
 
     def tick(self, now: float, wall: float) -> None:
         """Follow the clock, the store and the issuer. To be called a few times a second; never raises."""
@@ -68,38 +71,38 @@ class Authenticator:
         if not abs(offset - self._wall_offset) < _JUMP:
             self._jumps += 1
         self._wall_offset = offset
-        generation = self._jumps
+        generation = self._first_generation + self._jumps
         if self._watch is not None:
             self._watch.poll()
-        if self._tokens is not None:
-            self._tokens.tick(now)
-            generation += self._tokens.generation
+        if self.tokens is not None:
+            self.tokens.tick(now)
+            generation += self.tokens.generation
         self.generation = generation + self._ring.generation
 
-    async def close(self) -> None:
-        """Let go of the store and the issuer."""
+    async def close(self, successor: "Authenticator | None" = None) -> None:
+        """Let go of the store and the issuer, but for what `successor` goes on with."""
         if self._watch is not None:
             self._watch.close()
-        if self._tokens is not None:
-            await self._tokens.close()
+        if self.tokens is not None:
+            await self.tokens.close(None if successor is None else successor.tokens)
 
     def recall(self, presented: bytes, now: float) -> Credential | Rejection | None:
         """Judge by what is known already: a look-up or two. None where more would have to be done."""
         wall = now + self._wall_offset
         outcome = self._ring.find(presented, wall)
-        if outcome is None and self._tokens is not None:
-            outcome = self._tokens.recall(presented, wall)
+        if outcome is None and self.tokens is not None:
+            outcome = self.tokens.recall(presented, wall)
         return outcome if outcome is None else self._on_plan(outcome)
 
     def verify(self, presented: bytes, now: float) -> Credential | Rejection:
         """Judge what `recall` could not: check a signature, where it may be a token."""
-        if self._tokens is None or not looks_like_token(presented):
+        if self.tokens is None or not looks_like_token(presented):
             return INVALID
-        return self._on_plan(self._tokens.verify(presented, now + self._wall_offset))
+        return self._on_plan(self.tokens.verify(presented, now + self._wall_offset))
 
     def claimed_name(self, presented: bytes) -> str | None:
         """Name whom a token claims to be of, believing nothing; None for what is no token."""
-        return self._tokens.claimed_name(presented) if self._tokens is not None else None
+        return self.tokens.claimed_name(presented) if self.tokens is not None else None
 
     def valid_until(self, credential: Credential) -> float:
         """Say when `credential` ends, by the pipeline's clock."""

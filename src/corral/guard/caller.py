@@ -11,6 +11,7 @@ from corral.policy.model import Plan
 from corral.stores import Binding
 
 if TYPE_CHECKING:
+    from corral.guard.pipeline import Pipeline
     from corral.guard.refusal import Refusal
     from corral.guard.token_quota import TokenHold
 
@@ -81,12 +82,16 @@ class Visit:
     """A request that was admitted by its head: what it is, who makes it, and what it took.
 
     `needs_place` says whether it keeps a slot of the server busy, `cap` how many tokens it was granted (0 where it
-    generates none), `tokens` what it holds of the token quotas until it has ended.
+    generates none), `tokens` what it holds of the token quotas until it has ended. Whatever follows is decided by the
+    `pipeline` that it entered, though another policy may be in force by then.
     """
 
-    __slots__ = ("asked", "caller", "cap", "needs_place", "reservation", "route", "standing", "tokens")
+    __slots__ = ("asked", "caller", "cap", "needs_place", "pipeline", "reservation", "route", "standing", "tokens")
 
-    def __init__(self, route: Route, caller: Caller, reservation: Reservation, standing: Standing | None) -> None:
+    def __init__(
+        self, pipeline: "Pipeline", route: Route, caller: Caller, reservation: Reservation, standing: Standing | None
+    ) -> None:
+        self.pipeline = pipeline
         self.route = route
         self.caller = caller
         self.reservation = reservation

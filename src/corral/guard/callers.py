@@ -31,7 +31,7 @@ class Callers:
         *,
         open_to_all: bool,
     ) -> None:
-        self._store = store
+        self._store: Store = store
         self._logins = logins
         self._authenticator = authenticator
         self._open = open_to_all
@@ -48,6 +48,10 @@ class Callers:
         self.by_model = any("model" in parts for parts in self._parts)
         self._applying = {name: limits_that_apply(policy, name) for name in (None, *policy.plan)}
         self._identity = Identity(policy.identity.trusted_proxies, policy.identity.header)
+
+    def succeeded(self, store: Store) -> None:
+        """Count in `store` from now on."""
+        self._store = store
 
     def session(self, host: str) -> Session:
         """Open a session for a connection from `host`."""

@@ -1,7 +1,7 @@
 """What a running guard shows of its present state at each scrape: nothing of it is counted on the requests' way."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from corral.guard.metrics import Metrics
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 _SERVER_ERROR = 500
 
 
-def show_state(metrics: Metrics, core: "Core", listener: "Listener", store: "MemoryStore") -> None:
+def show_state(metrics: Metrics, core: "Core", listener: "Listener", store: "Callable[[], MemoryStore]") -> None:
     """Have `metrics` read how the guard stands: its places, its queue, its connections, its server, what it tracks.
 
-    Whatever replaces the policy while the guard runs is followed: bounds are read at each scrape.
+    Whatever replaces the policy while the guard runs is followed: bounds are read at each scrape, and `store` answers
+    what counts now.
     """
     admission = core.admission
 
     def held() -> Mapping[str, float]:
-        return store.held_tokens()
+        return store().held_tokens()
 
     metrics.gauge("corral_running_requests", "Requests that hold a place.", lambda: admission.running)
     metrics.gauge(
@@ -49,7 +50,7 @@ def show_state(metrics: Metrics, core: "Core", listener: "Listener", store: "Mem
         "corral_upstream_up", "1 if the server answered when it was last asked for its health, else 0. "
         "It is asked at each scrape, and shows at the next.", lambda: upstream_up(core),
     )  # fmt: skip
-    metrics.gauge("corral_tracked_clients", "Clients that a limit keeps a count for.", lambda: len(store))
+    metrics.gauge("corral_tracked_clients", "Clients that a limit keeps a count for.", lambda: len(store()))
     metrics.gauges("corral_held_tokens", "Tokens reserved for requests that run, by the limit.", "limit", held)
 
 

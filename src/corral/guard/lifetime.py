@@ -1,13 +1,15 @@
 """From start to end: the guard, its log, its metrics, and the server if it is Corral's child.
 
-SIGINT, SIGTERM and SIGHUP end it: no new connections, running requests finish (bounded by the policy), then the child
-is sent the same signal. A second one ends everything at once. SIGUSR1 opens the log's file anew, as logrotate wants
-it. When the child ends by itself, the guard ends too, with the child's status; nothing is started again.
+SIGINT and SIGTERM end it: no new connections, running requests finish (bounded by the policy), then the child is sent
+the same signal. A second one ends everything at once. SIGHUP reads the policy anew (see `reload`), unless the terminal
+that Corral runs in has gone: then it ends too. SIGUSR1 opens the log's file anew, as logrotate wants it. When the
+child ends by itself, the guard ends too, with the child's status; nothing is started again.
 """
 
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
 from collections.abc import Callable, Coroutine
@@ -19,16 +21,16 @@ from corral.guard.admin import AdminServer
 from corral.guard.launch_arguments import Launch
 from corral.guard.launcher import START_TIMEOUT, Server, ServerEndedError, describe_ending, find_program
 from corral.guard.metrics import Metrics
+from corral.guard.reload import NOWHERE, Origin, Reloader, Say, Voice
 from corral.guard.service import Guard
 from corral.guard.traces.opening import check_traces, count_traces, open_traces
 from corral.policy.address import Endpoint, parse_endpoint
 from corral.policy.model import Concurrency, Policy
 
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AFTER_CRASH = 1.0  # seconds that requests get to end once the server is gone
 _FILES_BESIDES = 64  # descriptors that are no connections
 
-Say = Callable[[str], None]
 Ready = Callable[[Policy], None]
 
 
@@ -38,12 +40,22 @@ class _Signals:
     def __init__(self, log: AccessLog | None) -> None:
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
+        self.reload = asyncio.Event()
         self.number: int = signal.SIGTERM
+        self._has_terminal = _terminal_is_there()
         loop = asyncio.get_running_loop()
         for number in _ENDING_SIGNALS:
             loop.add_signal_handler(number, self._received, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         if log is not None:
             loop.add_signal_handler(signal.SIGUSR1, log.reopen)
+
+    def _hung_up(self) -> None:
+        """Tell who asks for a reload from a terminal that was closed: what runs in one ends with it."""
+        if self._has_terminal and not _terminal_is_there():
+            self._received(signal.SIGHUP)
+        else:
+            self.reload.set()
 
     def _received(self, number: int) -> None:
         if self.stop.is_set():
@@ -53,20 +65,31 @@ class _Signals:
             self.stop.set()
 
 
+def _terminal_is_there() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 async def serve(
     policy: Policy,
     *,
+    origin: Origin = NOWHERE,
     launch: Launch | None = None,
     authz: bool = False,
     start_timeout: float = START_TIMEOUT,
     say: Say = lambda _: None,
+    complain: Say = lambda _: None,
     ready: Ready = lambda _: None,
 ) -> int:
     """Guard until told to end; answers the process's exit status.
 
     `policy.auth` is resolved ("keys" or "none"). With `launch`, the server is started first and its place taken for
-    `upstream`; with `authz` there is none, and proxies are told what may go on. `say` is told what happens, in
-    sentences; `ready` gets the policy as it runs, with the address bound.
+    `upstream`; with `authz` there is none, and proxies are told what may go on. `origin` is where the policy can be
+    read again. `say` is told what happens, in sentences, and `complain` what went wrong without ending anything;
+    `ready` gets the policy as it runs, with the address bound.
 
     Raises:
         CorralError: something could not be started; whatever had been is ended.
@@ -76,8 +99,9 @@ async def serve(
     log = AccessLog.open(policy.log)
     try:
         signals = _Signals(log)
+        voice = Voice(say, complain)
         if launch is None:
-            return await _guard(policy, signals, log=log, server=None, say=say, ready=ready, authz=authz)
+            return await _guard(policy, origin, signals, log=log, server=None, voice=voice, ready=ready, authz=authz)
         find_program(launch)
         if not launch.only_tells:
             await _rehearse(policy)
@@ -92,7 +116,10 @@ async def serve(
                 return 0  # as after --version: there was nothing to serve, and nothing went wrong
             if not ready_in_time:
                 return await _stop_server(server, signals)
-            return await _guard(_in_front_of(policy, server), signals, log=log, server=server, say=say, ready=ready)
+            return await _guard(
+                _in_front_of(policy, server), origin.adjusted(lambda read: _in_front_of(read, server)), signals,
+                log=log, server=server, voice=voice, ready=ready,
+            )  # fmt: skip
         finally:
             await server.stop(patience=0)
     finally:
@@ -120,15 +147,17 @@ def _in_front_of(policy: Policy, server: Server) -> Policy:
 
 async def _guard(
     policy: Policy,
+    origin: Origin,
     signals: _Signals,
     *,
     log: AccessLog | None,
     server: Server | None,
-    say: Say,
+    voice: Voice,
     ready: Ready,
     authz: bool = False,
 ) -> int:
     """Run the guard until a signal or the child's end; ends the child too."""
+    say = voice.say
     _allow_connections(policy, say)
     metrics = None
     if policy.admin.listen is not None:
@@ -139,7 +168,10 @@ async def _guard(
     if metrics is not None and traces is not None:
         count_traces(metrics, traces)
     guard = Guard(policy, access_log=log, metrics=metrics, authz=authz, traces=traces)
-    admin = None
+    reloader = Reloader(origin, policy, guard.reload, voice)
+    if metrics is not None:
+        reloader.register(metrics)
+    admin = reloading = None
     try:
         await guard.start()
         if metrics is not None and policy.admin.listen is not None:
@@ -154,18 +186,22 @@ async def _guard(
         gc.freeze()
         # Requests make no cycles, so looking for them every 700 objects (the default) finds nothing and costs 4 %.
         gc.set_threshold(50_000, 20, 50)
+        reloading = asyncio.get_running_loop().create_task(reloader.follow(signals.reload))
         if server is not None and await _done(server.ended(), unless=signals.stop):
             status = await server.ended()
             say(f"The server {describe_ending(status)}; the guard ends with it.")
             await guard.stop(_AFTER_CRASH)
             return status
         await signals.stop.wait()
-        say(_ending(guard.running + guard.waiting, policy.bounds.shutdown_timeout, signals.number))
+        say(_ending(guard.running + guard.waiting, guard.policy.bounds.shutdown_timeout, signals.number))
         drained = await _done(guard.stop(), unless=signals.at_once)
         if server is not None:
             return await _stop_server(server, signals)
         return 0 if drained else 128 + signals.number
     finally:
+        if reloading is not None:
+            reloading.cancel()
+            await asyncio.gather(reloading, return_exceptions=True)
         await guard.stop(0)
         if admin is not None:
             await admin.stop()

@@ -5,6 +5,8 @@ An address that presses on all the same, as often as its quota once more, is ref
 each time that it does not stop (see `Penalties`).
 """
 
+# ruff: noqa: SLF001  # who takes over reads what its predecessor, of the same class, keeps
+
 from collections import OrderedDict
 
 from corral.dialects.model import ErrorStyle
@@ -41,6 +43,14 @@ class Logins:
         self._unheard = MemoryStore(limits_from([wrong]), capacity=capacity)
         self._penalties = Penalties(capacity=min(capacity, _REMEMBERED))
         self._let_in: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def adopt(self, before: "Logins", now: float) -> None:
+        """Go on with the counts of `before`, and with those that it let in."""
+        self._wrong.adopt(before._wrong, now)
+        self._strays.adopt(before._strays, now)
+        self._unheard.adopt(before._unheard, now)
+        self._penalties = before._penalties
+        self._let_in = before._let_in
 
     def check(
         self, authenticator: Authenticator, presented: bytes | None, address: str, now: float

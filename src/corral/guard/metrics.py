@@ -137,6 +137,10 @@ class Metrics:
         """Show what `read` answers at each scrape as the counter `name` + `_total`."""
         self.reads[name] = Read(name, help, lambda: {"": read()}, counter=True, label="")
 
+    def counters(self, name: str, help: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:  # noqa: A002
+        """Show what `read` answers as the counters `name` + `_total`, one for each value of `label`."""
+        self.reads[name] = Read(name, help, read, counter=True, label=label)
+
     def exposition(self) -> bytes:
         """Spell everything in Prometheus' text format (`CONTENT_TYPE`)."""
         return generate_latest(self._registry)

@@ -5,6 +5,7 @@ body is read. There is no I/O here: the gateway and the middleware doors call th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from corral.dialects.model import Asked, Dialect, Route, RouteClass
@@ -20,7 +21,9 @@ from corral.guard.refusal import Refusal
 from corral.guard.route_rules import RouteRules, host_is_local, key_in_url
 from corral.guard.token_quota import TokenHold, TokenQuota, reclamp
 from corral.policy.model import Policy
+from corral.policy.plans import all_limits
 from corral.stores import Binding, Store
+from corral.stores.succession import Move, Succeeded
 
 # Enum members are looked up once: in CPython 3.11 an access through the class takes 0.9 µs, a global 0.02 µs.
 _HEALTH = RouteClass.HEALTH
@@ -34,7 +37,7 @@ class Pipeline:
     `open_to_all` says that no key is asked for; `check_host` that only requests addressed to an IP address or to
     localhost are heard (a web page can point a name of its own at a loopback address, and no key would stop it).
     `authenticator` judges credentials; where there is none, the policy's own keys alone are let in. `budgets` keeps
-    what a restart must not forgive.
+    what a restart must not forgive. `size` is how many limits the policy has.
     """
 
     def __init__(
@@ -50,9 +53,10 @@ class Pipeline:
         budgets: Budgets | None = None,
     ) -> None:
         self._budgets = budgets
+        self.size = len(all_limits(policy))
         self._match = dialect.match
         self._take = store.take
-        self._store = store
+        self._store: Store = store
         self.token_quota = TokenQuota.of(policy, store)
         self._authenticator = authenticator or Authenticator(KeyRing(policy.keys), policy.plan)
         self._callers = Callers(policy, store, logins, self._authenticator, open_to_all=open_to_all)
@@ -62,6 +66,22 @@ class Pipeline:
         self._route_rules = RouteRules(policy.routes, dialect, logins, check_host=check_host)
         self._check_host = check_host
         self._body_check = BodyCheck(policy)
+
+    @property
+    def store(self) -> Store:
+        """What counts the requests of this pipeline now."""
+        return self._store
+
+    def succeeded(self, successor: "Pipeline", moves: Sequence[Move]) -> None:
+        """Let the requests that have entered go on, and count in the store of `successor`, which adopted this one's.
+
+        `moves` is what `MemoryStore.adopt` returned. Nothing may enter here any more.
+        """
+        self._store = store = Succeeded(lambda: successor.store, moves, successor.size)
+        self._take = store.take
+        self._callers.succeeded(store)
+        if self.token_quota is not None:
+            self.token_quota.succeeded(store, successor.token_quota)
 
     def tick(self, now: float, wall: float) -> None:
         """Follow the wall clock and the key store; to be called a few times a second. Never raises."""
@@ -86,7 +106,7 @@ class Pipeline:
             return key_in_url(route)
         # Whether the server is well is told to everybody: who asks without a key has not failed to present one.
         if route is not None and route.kind is _HEALTH and not (self._check_host and not host_is_local(head)):
-            return Visit(route, Caller(self._callers.address(head, session), None, ()), NOTHING, None)
+            return Visit(self, route, Caller(self._callers.address(head, session), None, ()), NOTHING, None)
         caller = self._callers.find(head, session, now)
         if type(caller) is Refusal:
             return caller if route is None else replace(caller, style=route.errors, route=route.name)
@@ -110,7 +130,7 @@ class Pipeline:
             caller.denial = decision
             caller.denied_until = now + decision.retry_after
             return self._over_quota(route, caller, now)
-        return Visit(route, caller, decision.reservation, decision.tightest)  # type: ignore[union-attr]  # Admit
+        return Visit(self, route, caller, decision.reservation, decision.tightest)  # type: ignore[union-attr]  # Admit
 
     def prepare(self, visit: Visit, head: Head, body: bytes, now: float) -> bytes | Refusal:
         """Decide by the body: parse it strictly, check and clamp it, reserve its tokens. Returns the body to send.

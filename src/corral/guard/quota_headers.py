@@ -46,7 +46,8 @@ class QuotaHeaders:
     """Writes the header lines for a standing, and remembers them: a flood asks for few different ones.
 
     `limits` are those of clients without a plan, `by_plan` those of each plan. `wall` is the time (seconds since the
-    epoch) that resets are told from; its owner sets it now and then.
+    epoch) that resets are told from; its owner sets it now and then. Of a plan that is not there any more, as for a
+    request that began before a reload, only how it stands is told.
     """
 
     def __init__(self, limits: Sequence[LimitRule], by_plan: Mapping[str, Sequence[LimitRule]] | None = None) -> None:
@@ -65,7 +66,7 @@ class QuotaHeaders:
         if written is None:
             if len(self._written) >= _CACHE_SIZE:
                 self._written.clear()
-            written = self._written[key] = self._write(standing, reset, self._policies[plan])
+            written = self._written[key] = self._write(standing, reset, self._policies.get(plan, b""))
         return written
 
     def full(
@@ -94,7 +95,7 @@ class QuotaHeaders:
                 lines.append(_openai(standing, math.ceil(standing.reset), what))
                 if anthropic:
                     lines.append(_anthropic(standing, self.wall, what))
-        return self._policies[plan] + "".join(lines).encode()
+        return self._policies.get(plan, b"") + "".join(lines).encode()
 
     @staticmethod
     def _write(standing: Standing, reset: int, policy: bytes) -> bytes:

@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-import ssl
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from corral.dialects import dialect
@@ -23,8 +23,10 @@ from corral.guard.logins import Logins
 from corral.guard.metrics import Metrics
 from corral.guard.pipeline import Pipeline
 from corral.guard.record import RecordSink
+from corral.guard.tls import Certificate, load_certificate
 from corral.guard.traces.context import TraceSink
 from corral.policy.address import Endpoint, parse_endpoint
+from corral.policy.changes import RestartError, refuse_change
 from corral.policy.model import Jwt, Policy
 from corral.policy.plans import all_limits
 from corral.stores.memory import MemoryStore
@@ -66,8 +68,8 @@ class Guard:
         self._server: asyncio.Server | None = None
         self._listener: Listener | None = None
         self._core: Core | None = None
-        self._authenticator: Authenticator | None = None
-        self._budgets: Budgets | None = None
+        self._built: _Built | None = None
+        self._certificate: Certificate | None = None
         self.address: tuple[str, int] = (self._endpoint.host, self._endpoint.port)
 
     async def start(self) -> None:
@@ -81,21 +83,11 @@ class Guard:
         """
         policy = self._policy
         loop = asyncio.get_running_loop()
-        store = MemoryStore(limits_from(all_limits(policy)), capacity=policy.bounds.max_clients)
-        open_to_all = policy.auth != "keys"
-        budgets = self._budgets = Budgets.open(policy, store)
-        pipeline = Pipeline(
-            policy,
-            dialect(policy.upstream.dialect),
-            store,
-            Logins(policy.max_failed_logins, capacity=policy.bounds.max_clients),
-            open_to_all=open_to_all,
-            check_host=open_to_all and self._endpoint.is_loopback and not self._authz,  # whoever asks is known
-            authenticator=self._authenticate(loop),
-            budgets=budgets,
-        )
+        context = load_certificate(policy.listen)
+        self._certificate = None if context is None else Certificate(context)
+        built = self._built = self._build(policy)
         core = self._core = Core(
-            policy, pipeline, loop, access_log=self._access_log, metrics=self._metrics, traces=self._traces
+            policy, built.pipeline, loop, access_log=self._access_log, metrics=self._metrics, traces=self._traces
         )
         listener = self._listener = Listener(
             core, self._answer_proxy if self._authz else ClientConnection, proxies=self._proxies
@@ -105,7 +97,7 @@ class Guard:
                 listener.connection,
                 self._endpoint.host,
                 self._endpoint.port,
-                ssl=self._tls(),
+                ssl=context,
                 backlog=1024,
                 ssl_handshake_timeout=policy.bounds.head_timeout if policy.listen.tls_certificate else None,
             )
@@ -117,39 +109,76 @@ class Guard:
         self.address = self._server.sockets[0].getsockname()[:2]
         listener.start()
         if self._metrics is not None:
-            show_state(self._metrics, core, listener, store)
+            show_state(self._metrics, core, listener, self._tracked)
 
     def _answer_proxy(self, core: Core, listener: Listener) -> ClientConnection:
         identity = self._policy.identity
         return AuthzConnection(core, listener, self._proxies, identity.header.encode())
 
-    def _authenticate(self, loop: asyncio.AbstractEventLoop) -> Authenticator:
-        policy = self._policy
-        ring = KeyRing(policy.keys)
-        watch = tokens = None
-        if policy.auth == "keys" and policy.credentials.store:
-            watch = KeyWatch(Path(policy.credentials.store), ring)
-            watch.start()
-        if policy.auth == "keys" and policy.jwt.key_settings:
-            tokens = _tokens(policy.jwt, loop)
-        self._authenticator = Authenticator(ring, policy.plan, watch=watch, tokens=tokens)
-        return self._authenticator
+    async def reload(self, policy: Policy) -> None:
+        """Take another policy, whole or not at all: what is asked from now on is judged by it.
 
-    def _tls(self) -> ssl.SSLContext | None:
-        listen = self._policy.listen
-        if listen.tls_certificate is None:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        try:
-            context.load_cert_chain(Path(listen.tls_certificate), Path(listen.tls_key or listen.tls_certificate))
-        except (OSError, ssl.SSLError) as error:
-            raise PolicyError(
-                f"The TLS certificate {listen.tls_certificate} cannot be used: {error}. "
-                "listen.tls_certificate and listen.tls_key must be readable PEM files that belong together."
-            ) from error
-        return context
+        Counts, running and waiting requests, and open connections stay. `policy.auth` is resolved, as at the start;
+        what `policy.changes.refuse_change` names must not have changed.
+
+        Raises:
+            PolicyError: it cannot be used; everything is as it was.
+            StoreError: the key store cannot be used; as above.
+
+        """
+        core, listener, before = self._core, self._listener, self._built
+        if core is None or listener is None or before is None:
+            raise PolicyError("The guard does not run yet, or not any more.")
+        refuse_change(self._policy, policy)
+        if self._authz and policy.identity != self._policy.identity:
+            raise RestartError("[identity] says which proxies are answered, and has changed, which takes a restart.")
+        context = load_certificate(policy.listen)
+        built = self._build(policy, before)
+        # From here on nothing may fail, and nothing else runs in between.
+        now = core.now()
+        built.logins.adopt(before.logins, now)
+        if before.budgets is not None and before.budgets is not built.budgets:
+            before.budgets.close(now, time.time())
+        before.pipeline.succeeded(built.pipeline, built.store.adopt(before.store, now))
+        if before.budgets is not None and before.budgets is built.budgets:
+            before.budgets.follow(built.store)
+        core.reload(policy, built.pipeline)
+        if self._certificate is not None and context is not None:
+            self._certificate.renew(context)
+        self._policy, self._built = policy, built
+        self._proxies = Identity(policy.identity.trusted_proxies, policy.identity.header)
+        listener.reloaded(self._proxies)
+        await before.authenticator.close(built.authenticator)
+
+    def _build(self, policy: Policy, before: "_Built | None" = None) -> "_Built":
+        """Build what judges requests. `before` is what judges them now, which stays as it is."""
+        open_to_all = policy.auth != "keys"
+        store = MemoryStore(limits_from(all_limits(policy)), capacity=policy.bounds.max_clients)
+        logins = Logins(policy.max_failed_logins, capacity=policy.bounds.max_clients)
+        authenticator = _authenticate(policy, before.authenticator if before is not None else None)
+        kept = before.budgets if before is not None else None
+        if kept is None or policy.budgets != self._policy.budgets:
+            kept = Budgets.open(policy, store)
+        pipeline = Pipeline(
+            policy,
+            dialect(policy.upstream.dialect),
+            store,
+            logins,
+            open_to_all=open_to_all,
+            check_host=open_to_all and self._endpoint.is_loopback and not self._authz,  # whoever asks is known
+            authenticator=authenticator,
+            budgets=kept,
+        )
+        return _Built(pipeline, store, logins, authenticator, kept)
+
+    def _tracked(self) -> MemoryStore:
+        assert self._built is not None
+        return self._built.store
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
 
     @property
     def running(self) -> int:
@@ -180,17 +209,40 @@ class Guard:
         await self._let_go()
 
     async def _let_go(self) -> None:
-        budgets, self._budgets = self._budgets, None
-        if budgets is not None:
-            budgets.close(asyncio.get_running_loop().time(), time.time())
-        authenticator, self._authenticator = self._authenticator, None
-        if authenticator is not None:
-            await authenticator.close()
+        built, self._built = self._built, None
+        if built is None:
+            return
+        if built.budgets is not None:
+            built.budgets.close(asyncio.get_running_loop().time(), time.time())
+        await built.authenticator.close()
 
 
-def _tokens(jwt: Jwt, loop: asyncio.AbstractEventLoop) -> TokenJudge:
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """What judges requests by one policy."""
+
+    pipeline: Pipeline
+    store: MemoryStore
+    logins: Logins
+    authenticator: Authenticator
+    budgets: Budgets | None
+
+
+def _authenticate(policy: Policy, before: Authenticator | None) -> Authenticator:
+    ring = KeyRing(policy.keys)
+    watch = tokens = None
+    if policy.auth == "keys" and policy.jwt.key_settings:
+        tokens = _tokens(policy.jwt, before.tokens if before is not None else None)
+    if policy.auth == "keys" and policy.credentials.store:
+        watch = KeyWatch(Path(policy.credentials.store), ring)
+        watch.start()
+    generation = before.generation + 1 if before is not None else 0
+    return Authenticator(ring, policy.plan, watch=watch, tokens=tokens, generation=generation)
+
+
+def _tokens(jwt: Jwt, before: TokenJudge | None) -> TokenJudge:
     try:
         from corral.guard.tokens.tokens import Tokens  # noqa: PLC0415  # joserfc is loaded, and needed, only here
     except ModuleNotFoundError as error:
         raise PolicyError(f"[jwt] needs {error.name}, which is not installed: pip install 'corral[jwt]'") from None
-    return Tokens.from_policy(jwt, loop)
+    return Tokens.from_policy(jwt, asyncio.get_running_loop(), before if isinstance(before, Tokens) else None)

@@ -4,6 +4,8 @@ Tokens, computing time, money, and places among those that run at once. There is
 limit on any of them, and none where it has not: then nothing is counted, and nothing takes time.
 """
 
+# ruff: noqa: SLF001  # who takes over is given what its predecessor, of the same class, has learnt
+
 import math
 from typing import Any
 
@@ -59,7 +61,7 @@ class TokenQuota:
     """Holds for requests by one policy, and charges them. `store` counts `all_limits` of the policy."""
 
     def __init__(self, policy: Policy, store: Store) -> None:
-        self._store = store
+        self._store: Store = store
         self._rules = {rule.name: rule for rule in all_limits(policy) if rule.quota.unit != "requests"}
         units = {rule.quota.unit for rule in self._rules.values()}
         self._rates = ComputeRates() if "gpu-seconds" in units else None
@@ -76,6 +78,15 @@ class TokenQuota:
         """Build what counts what requests use; None where no limit of the policy does."""
         counts = any(rule.quota.unit != "requests" for rule in all_limits(policy))
         return TokenQuota(policy, store) if counts else None
+
+    def succeeded(self, store: Store, successor: "TokenQuota | None") -> None:
+        """Count in `store` from now on; `successor` goes on with what was learnt of the models' prompts."""
+        self._store = store
+        if successor is not None:
+            successor.corrections = self.corrections
+            successor._typical = self._typical
+            if self._rates is not None and successor._rates is not None:
+                successor._rates = self._rates
 
     def reserve(
         self, client: Binding, route: Route, asked: Asked, cap: int, prepared: bytes, *, plan: str | None, now: float

@@ -1,5 +1,7 @@
 """Counts in this process: exact, and gone with it."""
 
+# ruff: noqa: SLF001  # who takes over reads what its predecessor, of the same class, keeps
+
 from collections.abc import Iterable, Sequence
 
 from corral.engine.algorithm import SECOND, Algorithm
@@ -9,6 +11,7 @@ from corral.engine.decision import Admit, Charge, Decision, Deny, Hold, Part, Pa
 from corral.engine.limit import Limit
 from corral.engine.measures import TOKEN_MEASURES, Costs
 from corral.stores import Binding, Spent
+from corral.stores.succession import Move
 
 _new = tuple.__new__
 """Builds a named tuple in 0.1 µs; calling its class takes 0.35 µs."""
@@ -55,6 +58,26 @@ class MemoryStore:
         """
         rows = zip(self._limits, self._token_rows, strict=True)
         return {limit.name: sum(held.values()) for limit, (_, measure, held) in rows if measure >= 0}
+
+    def adopt(self, before: "MemoryStore", now: float) -> tuple[Move, ...]:
+        """Go on with the counts of `before`, which is asked no more; returns where each of its limits went.
+
+        A limit goes on where it means the same, at most with another amount or burst (`Limit.goes_on`). What was used
+        of it stays used, and what running requests hold stays held. All other limits begin anew.
+        """
+        at = self._latest = before._at(now)
+        moves: list[Move] = []
+        for old, limit in enumerate(before._limits):
+            index = next((place for place, own in enumerate(self._limits) if own.goes_on(limit)), -1)
+            shift = 0
+            if index >= 0:
+                shift = self._clients[index].take_over(before._clients[old], at)
+                self._token_rows[index][2].update(before._token_rows[old][2])
+                unkept, unkept_before = self._changed[index], before._changed[old]
+                if unkept is not None and unkept_before is not None:
+                    unkept.update(unkept_before)
+            moves.append(Move(index, shift))
+        return tuple(moves)
 
     def bind(self, keys: Sequence[PartitionKey | None]) -> Binding:
         """Prepare to count for a client; see `Store.bind`."""

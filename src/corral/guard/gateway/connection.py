@@ -44,10 +44,12 @@ class ClientConnection:
     def __init__(self, core: "Core", listener: "Listener") -> None:
         self._core = core
         self._listener = listener
+        self._policy = core.policy
         self._bounds = core.policy.bounds
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._reader = RequestReader(core.policy.bounds, self)
         self._session: Session
+        self._counted_as = ""
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._visit: Visit | None = None
@@ -73,7 +75,8 @@ class ClientConnection:
         peer = transport.get_extra_info("peername")
         self.peer_host = peer[0] if isinstance(peer, tuple) else ""
         self._session = self._core.pipeline.session(self.peer_host)
-        if not self._listener.opened(self, self._session.peer):
+        self._counted_as = self._session.peer
+        if not self._listener.opened(self, self._counted_as):
             self._transport.abort()
             return
         self.expect_by(self._core.now() + self._bounds.head_timeout)
@@ -92,7 +95,7 @@ class ClientConnection:
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """Cancel what is under way: nobody reads the answer."""
-        self._listener.closed(self, self._session.peer)
+        self._listener.closed(self, self._counted_as)
         self._reader.forget()
         self._pending.clear()
         exchange, self._exchange = self._exchange, None
@@ -121,6 +124,18 @@ class ClientConnection:
         elif self._reader.current is None and not self._lingering:
             self._rest()
 
+    def reloaded(self) -> None:
+        """Follow a new policy: now, if nothing is under way, else with the next request."""
+        if self._reader.current is None:
+            self._follow()
+
+    def _follow(self) -> None:
+        """Take the bounds of the policy in force, and find out anew who this is: the next request is judged by it."""
+        self._policy = policy = self._core.policy
+        self._bounds = policy.bounds
+        self._reader.reload(policy.bounds)
+        self._session = self._core.pipeline.session(self.peer_host)
+
     # a request's way, as the reader finds it
 
     @property
@@ -140,6 +155,8 @@ class ClientConnection:
     def begin(self, incoming: Incoming) -> None:
         """Decide by the head: refuse, or go on to the body."""
         core = self._core
+        if self._policy is not core.policy:
+            self._follow()
         self._reader.current = incoming
         self._visit = None
         self._discarded = 0
@@ -209,7 +226,7 @@ class ClientConnection:
             self._answer_health(incoming)
             return
         try:
-            prepared = core.pipeline.prepare(visit, incoming.head, incoming.take_body(), core.now())
+            prepared = visit.pipeline.prepare(visit, incoming.head, incoming.take_body(), core.now())
         except Exception:  # noqa: BLE001  # fail closed: what cannot be judged is not served
             _log.exception("A request failed inside the guard")
             prepared = Refusal("internal", "The guard failed while admitting this request.", visit.route.errors,

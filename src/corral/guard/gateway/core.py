@@ -54,7 +54,7 @@ class Core:
         self.outbox = Outbox(loop)
         self.pool = UpstreamPool(policy.upstream, loop, self.outbox)
         self.health = Health(self.pool, dialect(policy.upstream.dialect).health_path)
-        self.quota_headers = QuotaHeaders(policy.limits, {name: limits_of(policy, name) for name in policy.plan})
+        self.quota_headers = _quota_headers(policy)
         self.refusals = RefusalWriter(all_limits(policy), self.quota_headers)
         self.admission: Admission[Exchange] = Admission(
             policy.concurrency.max_running,
@@ -84,6 +84,24 @@ class Core:
         self.pipeline.tick(now, wall)
         if self._flush_log is not None:
             self._flush_log()
+
+    def reload(self, policy: Policy, pipeline: Pipeline) -> None:
+        """Take another policy, at once: what enters from now on enters `pipeline`. What runs or waits goes on.
+
+        The server's address must be the same, and `pipeline` ready: nothing here may fail.
+        """
+        self.policy = policy
+        self.pipeline = pipeline
+        self.quota_headers = _quota_headers(policy)
+        self.refusals = RefusalWriter(all_limits(policy), self.quota_headers)
+        self._heads.clear()
+        self.pool.reload(policy.upstream)
+        self.tick()
+        places = policy.concurrency
+        for following in self.admission.resize(
+            places.max_running, places.max_waiting, places.max_wait, places.max_waiting_bytes, self.now()
+        ):
+            self.loop.call_soon(following.run)
 
     def new_request_id(self) -> str:
         """Name a request: unlike any other of this guard, and of any other guard."""
@@ -275,3 +293,7 @@ class Core:
             self._count(finished)
         if finished.trace is not None and self.traces is not None:
             self.traces.record(finished)
+
+
+def _quota_headers(policy: Policy) -> QuotaHeaders:
+    return QuotaHeaders(policy.limits, {name: limits_of(policy, name) for name in policy.plan})

@@ -276,7 +276,7 @@ class Exchange:
         """No place: too many wait already, or this one waited too long. The client's quota is given back."""
         if self._ended:
             return
-        self._core.pipeline.give_back(self.visit, self._core.now())
+        self.visit.pipeline.give_back(self.visit, self._core.now())
         route = self.visit.route
         message = f"All places are taken and the queue is full. Please try again in {math.ceil(retry_after)} seconds."
         self._refuse(Refusal("overloaded", message, route.errors, route.name, retry_after=retry_after), "refused")
@@ -297,7 +297,7 @@ class Exchange:
 
     def _fail(self, kind: str, reason: str, ending: str = "upstream-failed") -> None:
         if ending == "upstream-failed":
-            self._core.pipeline.give_back(self.visit, self._core.now())
+            self.visit.pipeline.give_back(self.visit, self._core.now())
         route = self.visit.route
         self._refuse(Refusal(kind, f"No answer: {reason}.", route.errors, route.name, retry_after=2.0), ending)
 
@@ -343,7 +343,7 @@ class Exchange:
         core = self._core
         visit = self.visit
         held, visit.tokens = visit.tokens, None
-        quota = core.pipeline.token_quota
+        quota = visit.pipeline.token_quota
         if held is None or quota is None:
             return
         refused = ending == "answered" and (400 <= status < 500 or status == 503)

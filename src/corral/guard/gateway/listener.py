@@ -63,6 +63,12 @@ class Listener:
             if self._by_address[address] <= 0:
                 del self._by_address[address]
 
+    def reloaded(self, proxies: Identity) -> None:
+        """Let every connection follow the policy that is in force now; `proxies` are those that it trusts."""
+        self._proxies = proxies
+        for connection in self._connections:
+            connection.reloaded()
+
     def start(self) -> None:
         """Begin to tick."""
         self._timer = self._core.loop.call_later(TICK, self._tick)

@@ -78,6 +78,12 @@ class RequestReader:
         self.incoming = _NOTHING
         self.current: Incoming | None = None
 
+    def reload(self, bounds: Bounds) -> None:
+        """Take other bounds, between two requests."""
+        self._bounds = bounds
+        self._most_unframed = bounds.max_head + 8 * bounds.max_body
+        self._known = None
+
     @property
     def in_head(self) -> bool:
         """Whether a request has begun whose head is not there yet."""

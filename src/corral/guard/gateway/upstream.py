@@ -253,6 +253,10 @@ class UpstreamPool:
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self.host_header = b"localhost" if self._socket else parts.netloc.rpartition("@")[2].encode()
 
+    def reload(self, upstream: Upstream) -> None:
+        """Take other bounds for the same server."""
+        self._upstream = upstream
+
     @property
     def open_connections(self) -> int:
         """How many connections to the server are open or being opened."""

@@ -1,5 +1,7 @@
 """Tokens as the authenticator sees them: verified once, then remembered until they end or their key goes."""
 
+# ruff: noqa: SLF001  # who takes over reads what its predecessor, of the same class, keeps
+
 import asyncio
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -35,8 +37,11 @@ class Tokens:
         self.generation = keys.generation
 
     @classmethod
-    def from_policy(cls, jwt: Jwt, loop: asyncio.AbstractEventLoop) -> "Tokens":
+    def from_policy(cls, jwt: Jwt, loop: asyncio.AbstractEventLoop, before: "Tokens | None" = None) -> "Tokens":
         """Build what the policy describes.
+
+        Where its issuer is that of `before`, and nothing of it has changed, what was fetched from there stays. What
+        `before` has is not touched: whoever builds this either closes `before`, saying what follows it, or this one.
 
         Raises:
             PolicyError: its key cannot be used.
@@ -44,6 +49,8 @@ class Tokens:
         """
         if jwt.jwks_url is None:
             return cls(jwt, PolicyKey(policy_key(jwt)))
+        if before is not None and _same_issuer(jwt, before._jwt):
+            return cls(jwt, before._keys, before._fetcher)
         from corral.guard.tokens.fetch import KeyFetcher  # noqa: PLC0415  # loads an HTTP client, in 0.1 s
 
         keys = IssuerKeys(jwt.jwks_refresh, jwt.algorithms)
@@ -60,9 +67,10 @@ class Tokens:
             self.generation = self._keys.generation
             self._known.clear()
 
-    async def close(self) -> None:
-        """Let go of the issuer."""
-        if self._fetcher is not None:
+    async def close(self, successor: object = None) -> None:
+        """Let go of the issuer, unless `successor` goes on with it."""
+        shared = isinstance(successor, Tokens) and successor._fetcher is self._fetcher
+        if self._fetcher is not None and not shared:
             await self._fetcher.close()
 
     def recall(self, token: bytes, wall: float) -> Credential | None:
@@ -86,3 +94,10 @@ class Tokens:
         """Name whom `token` claims to be of, believing nothing."""
         user = claimed_user(token, self._jwt)
         return None if user is None else USER_PREFIX + user
+
+
+def _same_issuer(jwt: Jwt, before: Jwt) -> bool:
+    """Tell whether the keys of two policies are fetched from the same place, in the same way."""
+    return (jwt.jwks_url, jwt.algorithms, jwt.jwks_refresh) == (
+        before.jwks_url, before.algorithms, before.jwks_refresh,
+    )  # fmt: skip
