@@ -191,6 +191,8 @@ def test_every_metric_is_on_its_page(start_guard: GuardFactory, metrics: Metrics
     page = (Path(__file__).parents[2] / "docs" / "observe.md").read_text()
     documented = set(re.findall(r"`(corral_\w+)`", page)) - {
         "corral_log_lines_dropped_total",
+        "corral_policy_stale",
+        "corral_reloads_total",
         "corral_traces_exported_total",
         "corral_traces_dropped_total",
     }  # the command's
