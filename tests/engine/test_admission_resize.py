@@ -1,6 +1,6 @@
 """Places whose number changes while requests run and wait: nobody is lost, and no place stays free for nothing."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corral.engine.admission import Admission, Refused, Running, Waiting
@@ -66,6 +66,7 @@ STEPS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(STEPS, max_size=80))
 def test_whatever_happens_everybody_ends_once_and_places_are_used(steps):
     places: Admission[int] = Admission(2, 4, NEVER)

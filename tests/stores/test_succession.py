@@ -1,6 +1,6 @@
 """A store that goes on with another's counts: what was used stays used, and what is open ends where it counts now."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corral.engine.decision import Admit, Deny, Hold
@@ -26,6 +26,7 @@ def remaining(limits, key, now) -> int:
     return limits.peek(limits.bind((key,)), now)[0].remaining
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["gcra", "window"]), st.integers(1, 60), st.integers(1, 90), st.integers(0, 60),
     st.floats(0, 1e6), st.floats(0, 59),
@@ -81,6 +82,7 @@ def test_limits_go_on_wherever_they_stand_now():
     assert [(standing.name, standing.remaining) for standing in standings] == [("new", 9), ("two", 6), ("one", 5)]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 30), st.integers(0, 30), st.floats(0, 20))
 def test_what_is_given_back_afterwards_is_what_it_still_takes_away(before, after, taken, given_back, later):
     """As if the new amount had counted all along; never more than that."""
