@@ -17,6 +17,7 @@ from corral.guard.tokens.tokens import Tokens
 from corral.policy.changes import RestartError
 from corral.policy.model import (
     Bounds,
+    Budgets,
     Concurrency,
     Credentials,
     Generation,
@@ -248,6 +249,39 @@ def test_who_is_counted_may_change_on_open_connections(start_guard):
 async def _closed(guard: RunningGuard) -> None:
     while guard.guard.connections:
         await asyncio.sleep(0.005)
+
+
+def test_a_budget_goes_on_and_its_file_with_it(start_guard, tmp_path: Path):
+    def daily(amount: int) -> Policy:
+        rule = LimitRule(name="daily", quota=Quota(amount, 86_400.0, period="day"), per="everyone")
+        return Policy(auth="none", limits=(rule,), budgets=Budgets(store=str(tmp_path / "budgets.db")))
+
+    guard = start_guard(policy=daily(3))
+    assert status(guard.exchange()) == 200
+    reload(guard, daily(4))
+    assert [status(guard.exchange()) for _ in range(4)] == [200, 200, 200, 429]
+    guard.call(guard.guard.stop(0))
+    again = start_guard(policy=daily(5))
+    assert [status(again.exchange()) for _ in range(2)] == [200, 429]
+
+
+def test_what_runs_at_once_is_counted_on(start_guard):
+    held = Held()
+
+    def at_once(amount: int) -> Policy:
+        rule = LimitRule(name="at-once", quota=Quota(amount, 0.0, "concurrent requests"), per="everyone")
+        return Policy(auth="none", limits=(rule,))
+
+    guard = start_guard(held, at_once(2))
+    with guard.connect() as connection:
+        connection.sendall(post({"messages": [{"role": "user", "content": "hi"}]}, headers="Connection: close\r\n"))
+        held.waits(guard, 1)
+        reload(guard, at_once(1))
+        assert status(guard.exchange()) == 429
+        held.release(guard)
+        assert status(read_all(connection)) == 200
+    guard.settled(2)
+    assert guard.guard._built.store.held == 0
 
 
 @pytest.mark.parametrize(
