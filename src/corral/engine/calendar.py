@@ -12,7 +12,6 @@ from corral.engine.algorithm import SECOND, Verdict, Weighed
 
 _BITS = 48
 _USED = (1 << _BITS) - 1
-_NEVER = 1 << 48
 _DAY = 86_400 * SECOND
 _EPOCH = date(1970, 1, 1).toordinal()
 
@@ -90,14 +89,6 @@ class Calendar:
     def is_live(self, state: int, now: int) -> bool:
         """Tell whether the state is of the period that runs."""
         return self.used(state, now) > 0
-
-    def moved(self, amount: int, now: int) -> int:  # noqa: ARG002  # the protocol's
-        """Say what to add to a state: nothing, since it names the units used; see `Algorithm.moved`."""
-        return 0
-
-    def deepest(self, now: int) -> int:  # noqa: ARG002  # as above
-        """Say that no state is too deep: what was used beyond a budget is gone with its period."""
-        return _NEVER << _BITS
 
     def pack(self, number: int, used: int) -> int:
         """Build the state of who has used so much in the period of that number."""

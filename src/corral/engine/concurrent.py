@@ -32,14 +32,6 @@ class Concurrent:
         """Keep no state: who has ended has left nothing behind."""
         return None
 
-    def moved(self, amount: int, now: int) -> int:  # noqa: ARG002  # as above
-        """Keep no state."""
-        return 0
-
-    def deepest(self, now: int) -> int:  # noqa: ARG002  # as above
-        """Keep no state."""
-        return 0
-
     def is_live(self, state: int, now: int) -> bool:  # noqa: ARG002  # as above
         """Keep no state."""
         return False

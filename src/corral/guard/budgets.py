@@ -60,10 +60,6 @@ class Budgets:
             file.close()
             raise StoreError(f"The file of spent budgets {path} cannot be read: {error}.") from None
 
-    def follow(self, store: MemoryStore) -> None:
-        """Keep what `store` counts, which has taken over the counts of the one before."""
-        self._store = store
-
     def tick(self, now: float, wall: float) -> None:
         """Write what has changed; the first time, take up what was spent before. `wall` is UTC. Never raises."""
         if self._before:

@@ -137,7 +137,9 @@ class Guard:
         # From here on nothing may fail, and nothing else runs in between.
         now = core.now()
         built.logins.adopt(before.logins, now)
-        if before.budgets is not None and before.budgets is not built.budgets:
+        if before.budgets is not None and before.budgets is built.budgets:
+            before.budgets.tick(now, time.time())
+        elif before.budgets is not None:
             before.budgets.close(now, time.time())
         before.pipeline.succeeded(built.pipeline, built.store.adopt(before.store, now))
         if before.budgets is not None and before.budgets is built.budgets:

@@ -73,9 +73,6 @@ class MemoryStore:
             if index >= 0:
                 shift = self._clients[index].take_over(before._clients[old], at)
                 self._token_rows[index][2].update(before._token_rows[old][2])
-                unkept, unkept_before = self._changed[index], before._changed[old]
-                if unkept is not None and unkept_before is not None:
-                    unkept.update(unkept_before)
             moves.append(Move(index, shift))
         return tuple(moves)
 
