@@ -6,7 +6,7 @@ from corral.errors import PolicyError
 from corral.policy.model import Policy, Quota
 
 NEEDS_RESTART = ("listen.address", "upstream.url", "upstream.dialect", "admin.listen", "log.path", "log.format")
-"""Settings that only a start reads: what is bound, opened or connected by them stays so. All of `[telemetry]` is of them."""
+"""Settings that only a start reads: what is bound, opened or connected by them stays so. So is all of `[telemetry]`."""
 
 
 def changed(before: Policy, after: Policy) -> tuple[str, ...]:
