@@ -17,7 +17,6 @@ from corral.guard.tokens.tokens import Tokens
 from corral.policy.changes import RestartError
 from corral.policy.model import (
     Bounds,
-    Budgets,
     Concurrency,
     Credentials,
     Generation,
@@ -30,6 +29,7 @@ from corral.policy.model import (
     Quota,
     Upstream,
 )
+from corral.policy.model import Budgets as BudgetSettings
 from running_guard import CHAT, RunningGuard, answer, api_key, post, read_all
 
 BEARER = "Authorization: Bearer {}\r\n"
@@ -253,16 +253,25 @@ async def _closed(guard: RunningGuard) -> None:
 
 def test_a_budget_goes_on_and_its_file_with_it(start_guard, tmp_path: Path):
     def daily(amount: int) -> Policy:
-        rule = LimitRule(name="daily", quota=Quota(amount, 86_400.0, period="day"), per="everyone")
-        return Policy(auth="none", limits=(rule,), budgets=Budgets(store=str(tmp_path / "budgets.db")))
+        rule = LimitRule(name="daily", quota=Quota(amount, 86_400.0, "tokens", period="day"), per="everyone")
+        return Policy(auth="none", limits=(rule,), budgets=BudgetSettings(store=str(tmp_path / "budgets.db")))
 
-    guard = start_guard(policy=daily(3))
+    def left(guard: RunningGuard) -> int:
+        store = guard.guard._built.store
+        return store.peek(store.bind(("everyone",)), guard.loop.time())[0].remaining
+
+    guard = start_guard(policy=daily(10_000))
     assert status(guard.exchange()) == 200
-    reload(guard, daily(4))
-    assert [status(guard.exchange()) for _ in range(4)] == [200, 200, 200, 429]
+    guard.settled(1)
+    reload(guard, daily(20_000))
+    assert left(guard) == 20_000 - 8  # CHAT's usage
+    assert status(guard.exchange()) == 200
+    guard.settled(2)
     guard.call(guard.guard.stop(0))
-    again = start_guard(policy=daily(5))
-    assert [status(again.exchange()) for _ in range(2)] == [200, 429]
+    again = start_guard(policy=daily(30_000))
+    assert status(again.exchange()) == 200
+    again.settled(1)
+    assert left(again) == 30_000 - 3 * 8
 
 
 def test_what_runs_at_once_is_counted_on(start_guard):
