@@ -188,8 +188,8 @@ class Ledger:
     def __len__(self) -> int:
         return len(self.store)
 
-    def hold(self, client: Any, now: float, costs: Costs) -> Any:
-        outcome = self.store.hold(client, now, costs)
+    def hold(self, client: Any, now: float, costs: Costs, shadow_costs: Costs | None = None) -> Any:
+        outcome = self.store.hold(client, now, costs, shadow_costs)
         if isinstance(outcome, Hold):
             self.holds.append((outcome, costs))
         return outcome

@@ -25,11 +25,16 @@ LIMITS = (
     LimitRule(name="at-once", quota=Quota(AMOUNT, 0.0, "concurrent requests")),
 )
 
+TRIED = (
+    *(replace(rule, name=f"{rule.name}-tried", shadow=True) for rule in LIMITS),
+    LimitRule(name="few-at-once-tried", quota=Quota(3, 0.0, "concurrent requests"), shadow=True),
+)
+
 
 def policy(port: int) -> Policy:
     return Policy(
         auth="none",
-        limits=LIMITS,
+        limits=(*LIMITS, *TRIED),
         listen=Listen(address="127.0.0.1:0"),
         generation=Generation(max_tokens=100_000),
         concurrency=Concurrency(max_running=6, max_waiting=8, max_wait=0.4),
@@ -80,7 +85,9 @@ def test_every_token_that_was_reserved_is_charged_or_given_back(monkeypatch):
         caller = guard._core.pipeline._callers.admit("127.0.0.1", None)
         standings = ledger.peek(caller.token_limits, loop.time())
         used = [sum(costs[measure] for ((costs, _),) in ledger.settled.values()) for measure in (0, 0, 1, 1, 2, 2)]
-        assert [AMOUNT - standing.remaining for standing in standings] == [*used, 0]
+        assert [AMOUNT - standing.remaining for standing in standings[:-1]] == [*used, 0] * 2  # in shadow as in force
+        assert standings[-1].remaining == 3
+        assert {"", "too_many_at_once:few-at-once-tried"} == {record.shadow for record in ledger.records}
         # Who found no place or no server has its request back; nobody else has.
         back = sum(record.refused in ("overloaded", "upstream_unavailable") for record in ledger.records)
         counted = {AMOUNT - standing.remaining for standing in ledger.peek(caller.limits, loop.time())}

@@ -23,6 +23,7 @@ from corral.policy.model import (
     Routes,
 )
 from corral.policy.notation import parse_quota
+from corral.policy.shadow import with_shadow
 from corral.policy.template import literal
 
 KEY = ApiKey(name="alice", sha256="ab" * 32)
@@ -172,3 +173,39 @@ def test_a_token_limit_below_one_answer_is_a_warning_with_both_numbers():
     assert "2,048" in first
     assert '"free" lets 500 output tokens' in second
     assert "600" in second
+
+
+def test_what_is_in_shadow_is_said_first_and_warned_of():
+    text = """
+        [[limits]]
+        name = "client"
+        quota = "30/minute"
+        [[limits]]
+        name = "stricter"
+        quota = "5/minute"
+        shadow = true
+        [plan.pro]
+        [[plan.pro.limits]]
+        name = "pro"
+        quota = "1/hour"
+        shadow = true
+    """
+    policy = load_policy(text=text)
+    said = explain(policy)
+    assert said[0] == 'In shadow, counting and telling, but refusing nothing: "stricter", "pro".'
+    assert sum("In shadow: it counts and tells, and refuses nothing." in sentence for sentence in said) == 2
+    assert not any("in shadow" in sentence for sentence in warnings(policy))
+    tried = replace(policy, limits=policy.limits[1:])
+    assert "All limits are in shadow: one client can take the server from all others." in warnings(tried)
+    assert "No request quotas apply." in explain(tried)
+
+
+def test_a_whole_policy_in_shadow_says_so_before_all_else_and_what_it_enforces():
+    policy = load_policy(text="shadow = true")
+    said = explain(policy)
+    assert said[0].startswith("THE WHOLE POLICY IS IN SHADOW")
+    assert said[1].startswith("Still enforced: credentials")
+    assert "The whole policy is in shadow: one client can take the server from all others." in warnings(policy)
+    forced = with_shadow(policy)
+    assert all(limit.shadow for limit in forced.limits)
+    assert with_shadow(Policy()) == Policy()

@@ -41,14 +41,21 @@ class Reservation(NamedTuple):
 
 
 class Admit(NamedTuple):
-    """Every limit agreed, and each was charged. `tightest` has the smallest share of its quota left, if any applies."""
+    """Every limit in force agreed, and was charged. `tightest` of them has the smallest share of its quota left.
+
+    `shadowed` are the limits in shadow that would have refused; they were not charged, as if they had.
+    """
 
     reservation: Reservation
     tightest: Standing | None
+    shadowed: tuple[Standing, ...] = ()
 
 
 class Deny(NamedTuple):
-    """At least one limit refused, and none was charged. `retry_after` > 0 seconds until all of them would agree."""
+    """At least one limit in force refused, and none was charged.
+
+    `retry_after` > 0 seconds until all in force would agree.
+    """
 
     violated: tuple[Standing, ...]
     retry_after: float
@@ -70,15 +77,23 @@ class Hold:
     """The tokens that a running request holds. It is ended by `Store.settle`, once: a second time changes nothing.
 
     `tightest` is the limit on tokens with the smallest share of its quota left, if any applies; `other` that among the
-    limits that do not count tokens.
+    limits that do not count tokens. Neither is in shadow; `shadowed` are those in shadow that would have refused, of
+    which nothing is held.
     """
 
-    __slots__ = ("open", "other", "parts", "tightest")
+    __slots__ = ("open", "other", "parts", "shadowed", "tightest")
 
-    def __init__(self, parts: tuple[Part, ...], tightest: Standing | None, other: Standing | None = None) -> None:
+    def __init__(
+        self,
+        parts: tuple[Part, ...],
+        tightest: Standing | None,
+        other: Standing | None = None,
+        shadowed: tuple[Standing, ...] = (),
+    ) -> None:
         self.parts = parts
         self.tightest = tightest
         self.other = other
+        self.shadowed = shadowed
         self.open = True
 
 

@@ -14,15 +14,22 @@ from corral.policy.model import LimitRule
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit of a store. `measure` says which of `measures.MEASURES` it counts; -1 is requests. `per` says whom."""
+    """One limit of a store. `measure` says which of `measures.MEASURES` it counts; -1 is requests. `per` says whom.
+
+    One in `shadow` counts, and refuses nothing.
+    """
 
     name: str
     algorithm: Algorithm
     measure: int = -1
     per: tuple[str, ...] = ("client",)
+    shadow: bool = False
 
     def goes_on(self, before: "Limit") -> bool:
-        """Tell whether this is the limit `before`, at most with another amount or burst: then its counts go on."""
+        """Tell whether this is the limit `before`, at most with another amount or burst: then its counts go on.
+
+        They do where it comes out of the shadow, too: what it would have refused is refused from then on.
+        """
         mine, other = self.algorithm, before.algorithm
         same = (self.name, self.per, self.measure) == (before.name, before.per, before.measure)
         return same and type(mine) is type(other) and mine.window == other.window
@@ -30,7 +37,7 @@ class Limit:
 
 def limits_from(rules: Iterable[LimitRule]) -> tuple[Limit, ...]:
     """Build the limits that the policy's rules ask for, in their order."""
-    return tuple(Limit(rule.name, _algorithm(rule), measure_of(rule), rule.partitions) for rule in rules)
+    return tuple(Limit(rule.name, _algorithm(rule), measure_of(rule), rule.partitions, rule.shadow) for rule in rules)
 
 
 def measure_of(rule: LimitRule) -> int:

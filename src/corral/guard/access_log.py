@@ -181,7 +181,8 @@ class AccessLog:
 def json_line(finished: Finished) -> bytes:
     """Format one request as a line of JSON."""
     (at, request_id, client, address, method, route, status, refused, limit, stream, waited, first_byte,
-     duration, bytes_in, bytes_out, prompt, completion, compute, ending, plan, trace) = finished  # fmt: skip
+     duration, bytes_in, bytes_out, prompt, completion, compute, ending, plan, trace,
+     shadow) = finished  # fmt: skip
     entry = {
         "time": _timestamp(at),
         "request_id": request_id,
@@ -204,6 +205,7 @@ def json_line(finished: Finished) -> bytes:
         "compute_ms": None if compute < 0 else compute,
         "ending": ending,
         "plan": plan,
+        "shadow": shadow,
     }
     if trace is not None:
         entry["trace_id"] = f"{trace.trace_id:032x}"
@@ -216,7 +218,8 @@ def text_line(finished: Finished) -> bytes:
     if finished.completion_tokens >= 0:
         tokens = f" {max(finished.prompt_tokens, 0)}+{finished.completion_tokens} tokens"
     waited = f" waited {finished.waited:.2f}s" if finished.waited >= 0.005 else ""
-    why = " ".join(part for part in (finished.refused, finished.limit) if part)
+    shadow = f"shadow:{finished.shadow}" if finished.shadow else ""
+    why = " ".join(part for part in (finished.refused, finished.limit, shadow) if part)
     ending = "" if finished.ending in ("answered", "refused") else f" {finished.ending}"
     line = (
         f"{_timestamp(finished.at)[11:23]} {finished.status or '---'} {finished.method} {finished.route}"

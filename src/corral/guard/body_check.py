@@ -6,6 +6,7 @@ from corral.dialects.model import Asked, BadRequest, Route, RouteClass
 from corral.dialects.sanitise import MAX_CONTAINERS, FieldBounds, check_fields, depth_exceeds
 from corral.guard.caller import Head, Visit
 from corral.guard.refusal import Refusal
+from corral.guard.shadow import CLAMPED, Shadowed
 from corral.policy.model import Plan, Policy
 from corral.policy.plans import refuse_model
 
@@ -25,6 +26,7 @@ class BodyCheck:
         self._max_marks = generation.max_prompt + _VALUES_BESIDES
         self._max_tokens = generation.max_tokens
         self._generation = generation
+        self._shadow = policy.shadow
         self._field_bounds = FieldBounds(
             max_logprobs=generation.max_logprobs,
             max_logit_bias=generation.max_logit_bias,
@@ -61,17 +63,34 @@ class BodyCheck:
             )
         try:
             visit.asked = asked = form.read(value)
-            self._check_size(route, asked)
             check_fields(value, self._field_bounds)
-            plan = visit.caller.plan
-            if plan is not None and (why := refuse_model(plan, asked.model)):
-                return _refuse(visit, "forbidden", why, "model")
         except BadRequest as error:
             return _refuse(visit, "invalid_request", error.message, error.param)
+        if (refusal := self._beyond(visit, asked)) is not None:
+            return refusal
         if route.kind is _INFERENCE:
-            visit.cap = cap = self.cap(asked, visit.caller.plan)
-            form.clamp(value, cap)
+            cap = self.cap(asked, visit.caller.plan)
+            if self._shadow and asked.max_tokens != cap:
+                visit.shadow += (Shadowed(CLAMPED, "max_tokens"),)
+            else:
+                visit.cap = cap
+                form.clamp(value, cap)
         return orjson.dumps(value)
+
+    def _beyond(self, visit: Visit, asked: Asked) -> Refusal | None:
+        """Refuse what asks for more than it may, or for a model that its plan has not; in shadow only note it."""
+        found = self._too_much(visit.route, asked)
+        if found is not None:
+            if not self._shadow:
+                return _refuse(visit, "invalid_request", found[1])
+            visit.shadow += (Shadowed("invalid_request", found[0]),)
+        plan = visit.caller.plan
+        why = None if plan is None else refuse_model(plan, asked.model)
+        if why is not None:
+            if not self._shadow:
+                return _refuse(visit, "forbidden", why, "model")
+            visit.shadow += (Shadowed("forbidden", "models"),)
+        return None
 
     def cap(self, asked: Asked, plan: Plan | None = None) -> int:
         """Say how many tokens each generation may have: what was asked for, or the plan's or the policy's maximum."""
@@ -79,22 +98,29 @@ class BodyCheck:
         asked_for = asked.max_tokens
         return most if asked_for is None or asked_for > most else asked_for
 
-    def _check_size(self, route: Route, asked: Asked) -> None:
+    def _too_much(self, route: Route, asked: Asked) -> tuple[str, str] | None:
+        """Say which bound a request is beyond, as its setting and in words; None where it is within all of them."""
         generation = self._generation
         if asked.prompt_chars > generation.max_prompt:
-            raise BadRequest(
-                f"The prompt is {asked.prompt_chars} characters long; at most {generation.max_prompt} are allowed."
+            return (
+                "max_prompt",
+                f"The prompt is {asked.prompt_chars} characters long; at most {generation.max_prompt} are allowed.",
             )
         if route.kind is _INFERENCE:
             if asked.choices > generation.max_choices:
-                raise BadRequest(
+                return (
+                    "max_choices",
                     f"The request asks for {asked.choices} answers at once; at most {generation.max_choices} "
-                    "are allowed (n × prompts)."
+                    "are allowed (n × prompts).",
                 )
             if asked.blank and not generation.allow_empty_prompt:
-                raise BadRequest("The prompt is empty.")
+                return "allow_empty_prompt", "The prompt is empty."
         elif asked.inputs > generation.max_inputs:
-            raise BadRequest(f"The request has {asked.inputs} inputs; at most {generation.max_inputs} are allowed.")
+            return (
+                "max_inputs",
+                f"The request has {asked.inputs} inputs; at most {generation.max_inputs} are allowed.",
+            )
+        return None
 
 
 def refuse_pages_body(visit: Visit, head: Head) -> Refusal | None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from corral.guard.caller import Session, Visit
 from corral.guard.gateway.incoming import Incoming
+from corral.guard.shadow import Shadowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,13 +24,14 @@ class Call:
     `address` and `key` say who makes it; `visit` is None where the guard does not judge it (`unknown="pass"`).
     `over` is set once a limit of the application's own has refused it: then its answer is 429, whatever becomes of the
     exception. `standings` are such limits, and how they stand where they let it pass; `undo` gives back what they
-    charged. `queued` says that it has asked for a place, so that it must be ended with the admission.
+    charged; `shadow` are those in shadow that would have refused. `queued` says that it has asked for a place, so that
+    it must be ended with the admission.
     """
 
     __slots__ = (
         "address", "arrived", "bytes_in", "ended", "first_byte", "incoming", "key", "over", "place_at",
-        "queued", "queued_at", "request_id", "session", "standings", "status", "trace", "undo", "usage", "visit",
-        "wall",
+        "queued", "queued_at", "request_id", "session", "shadow", "standings", "status", "trace", "undo",
+        "usage", "visit", "wall",
     )  # fmt: skip
 
     def __init__(self, incoming: Incoming, session: Session, *, request_id: str, arrived: float, wall: float) -> None:
@@ -44,6 +46,7 @@ class Call:
         self.trace: TraceContext | None = None
         self.over: Refusal | None = None
         self.standings: list[tuple[LimitRule, Standing | None]] = []
+        self.shadow: list[Shadowed] = []
         self.undo: list[Callable[[], None]] = []
         self.usage: AnswerUsage | None = None
         self.bytes_in = 0
@@ -53,6 +56,10 @@ class Call:
         self.first_byte = 0.0
         self.status = 0
         self.ended = False
+
+    def shadowed(self) -> tuple[Shadowed, ...]:
+        """Say what would have refused the request and is in shadow: of the policy, and of the application."""
+        return (*(() if self.visit is None else self.visit.shadow), *self.shadow)
 
     @property
     def plan(self) -> str | None:

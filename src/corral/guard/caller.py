@@ -13,6 +13,7 @@ from corral.stores import Binding
 if TYPE_CHECKING:
     from corral.guard.pipeline import Pipeline
     from corral.guard.refusal import Refusal
+    from corral.guard.shadow import Shadowed
     from corral.guard.token_quota import TokenHold
 
 # Enum members are looked up once: in CPython 3.11 an access through the class takes 0.9 µs, a global 0.02 µs.
@@ -82,16 +83,21 @@ class Visit:
     """A request that was admitted by its head: what it is, who makes it, and what it took.
 
     `needs_place` says whether it keeps a slot of the server busy, `cap` how many tokens it was granted (0 where it
-    generates none), `tokens` what it holds of the token quotas until it has ended. Whatever follows is decided by the
-    `pipeline` that it entered, though another policy may be in force by then.
+    generates none), `tokens` what it holds of the token quotas until it has ended, `shadow` what would have refused it
+    and is in shadow. Whatever follows is decided by the `pipeline` that it entered, though another policy may be in
+    force by then.
     """
 
-    __slots__ = ("asked", "caller", "cap", "needs_place", "pipeline", "reservation", "route", "standing", "tokens")
+    __slots__ = (
+        "asked", "caller", "cap", "needs_place", "pipeline", "reservation", "route", "shadow", "standing", "tokens",
+    )  # fmt: skip
 
     def __init__(
-        self, pipeline: "Pipeline", route: Route, caller: Caller, reservation: Reservation, standing: Standing | None
-    ) -> None:
+        self, pipeline: "Pipeline", route: Route, caller: Caller, reservation: Reservation, standing: Standing | None,
+        shadow: "tuple[Shadowed, ...]" = (),
+    ) -> None:  # fmt: skip
         self.pipeline = pipeline
+        self.shadow = shadow
         self.route = route
         self.caller = caller
         self.reservation = reservation

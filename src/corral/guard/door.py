@@ -41,10 +41,12 @@ from corral.guard.metrics import Metrics
 from corral.guard.pipeline import Pipeline
 from corral.guard.record import RecordSink
 from corral.guard.refusal import Refusal
+from corral.guard.shadow import Shadowed
 from corral.guard.traces.opening import open_traces
 from corral.policy.explain import asks_for_keys
 from corral.policy.model import Jwt, Policy
 from corral.policy.plans import all_limits
+from corral.policy.shadow import with_shadow
 from corral.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class Door:
         metrics: Metrics | None,
         has_place: Callable[[Call], None],
     ) -> None:
-        self.policy = policy
+        self.policy = policy = with_shadow(policy)
         self.now = time.monotonic
         self.routes = AppRoutes(dialect(policy.upstream.dialect), routes or {}, unknown)
         self._passes = unknown == "pass"
@@ -152,6 +154,9 @@ class Door:
         overdue = self.admission.expire(now)
         for following in self.admission.follow(now):
             self._has_place(following)
+        if self.policy.shadow:
+            self._would_refuse(overdue)
+            return []
         return overdue
 
     @property
@@ -269,7 +274,19 @@ class Door:
             size_bytes=call.bytes_in,
         )
         call.queued = not isinstance(outcome, Refused)
-        return outcome
+        return self._in_shadow(call, outcome) if self.policy.shadow else outcome
+
+    def _in_shadow(self, call: Call, outcome: Running | Waiting[Call] | Refused) -> Running:
+        """Note who would have found no place, and let the call run: what waits is only its ticket."""
+        if isinstance(outcome, Refused):
+            call.shadow.append(Shadowed("overloaded", "", outcome.retry_after))
+        elif isinstance(outcome, Waiting):
+            self._would_refuse(outcome.displaced)
+        return Running()
+
+    def _would_refuse(self, calls: Iterable[Call]) -> None:
+        for call in calls:
+            call.shadow.append(Shadowed("overloaded", "", self.admission.expected_wait()))
 
     # refusals
 

@@ -6,6 +6,7 @@ from corral.engine.decision import Standing
 from corral.guard.call import Call
 from corral.guard.quota_headers import QuotaHeaders
 from corral.guard.refusal import Refusal, RefusalWriter
+from corral.guard.shadow import told
 from corral.policy.model import LimitRule, Policy
 from corral.policy.plans import all_limits, limits_of
 
@@ -44,6 +45,9 @@ class Answers:
         headers: Headers = [(b"x-request-id", call.request_id.encode())]
         if visit is not None and visit.cap:
             headers.append((b"x-corral-max-tokens", b"%d" % visit.cap))
+        noted = call.shadowed()
+        if noted:
+            headers.append((b"x-corral-shadow", told(noted)))
         standings = [standing for _, standing in call.standings if standing is not None]
         if visit is not None and visit.standing is not None:
             standings.append(visit.standing)

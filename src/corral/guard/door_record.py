@@ -4,6 +4,7 @@ from corral.dialects.model import Usage
 from corral.guard.call import Call
 from corral.guard.record import Finished
 from corral.guard.refusal import Refusal
+from corral.guard.shadow import logged
 
 
 def record(call: Call, ending: str, refusal: Refusal | None, usage: Usage | None, now: float) -> Finished:
@@ -41,4 +42,5 @@ def record(call: Call, ending: str, refusal: Refusal | None, usage: Usage | None
         ending=ending,
         plan=call.plan or "",
         trace=call.trace,
+        shadow=logged(call.shadowed()),
     )

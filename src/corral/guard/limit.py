@@ -16,6 +16,7 @@ from corral.engine.decision import Deny, PartitionKey, Reservation
 from corral.errors import CorralError, PolicyError, UsageError
 from corral.guard.call import CURRENT, Call
 from corral.guard.refusal import Refusal
+from corral.guard.shadow import by_limits
 from corral.policy.model import Algorithm, LimitRule, Partition, Policy
 from corral.policy.notation import parse_quota
 from corral.policy.rules import check
@@ -49,7 +50,8 @@ class Limit:
 
     It counts exactly, in any thread, apart from all other limits: share one instance to count handlers together. `per`
     says who is counted: client (the key, or the address where there is no key), address, key, or everyone. With
-    `algorithm="window"` all units come back together; otherwise evenly, and at most `burst` may be taken at once.
+    `algorithm="window"` all units come back together; otherwise evenly, and at most `burst` may be taken at once. In
+    `shadow` it counts, and tells what it would have refused, and refuses nothing.
 
     Raises:
         PolicyError: the quota, the name or the burst is wrong.
@@ -65,12 +67,14 @@ class Limit:
         burst: int | None = None,
         algorithm: Algorithm = "gcra",
         max_clients: int = 100_000,
+        shadow: bool = False,
     ) -> None:
         if per not in ("client", "address", "key", "everyone"):
             raise PolicyError(f'per={per!r} is not known: write "client", "address", "key" or "everyone".')
         self.rule = LimitRule(
-            name=name or _name_of(quota), quota=parse_quota(quota), per=per, burst=burst, algorithm=algorithm
-        )
+            name=name or _name_of(quota), quota=parse_quota(quota), per=per, burst=burst, algorithm=algorithm,
+            shadow=shadow,
+        )  # fmt: skip
         if self.rule.quota.unit != "requests":
             raise PolicyError(
                 f'"{quota}": {self.rule.quota.unit} cannot be counted by a handler, which does not know them. Write '
@@ -113,6 +117,7 @@ class Limit:
                 undo()
             call.undo.clear()
             raise LimitExceeded(self.rule.name, decision.retry_after)
+        call.shadow += by_limits(decision.shadowed, {self.rule.name: self.rule})
         reservation = decision.reservation
         call.undo.append(lambda: self._give_back(reservation))
         call.standings.append((self.rule, decision.tightest))
@@ -143,6 +148,7 @@ def limit(
     name: str | None = None,
     burst: int | None = None,
     algorithm: Algorithm = "gcra",
+    shadow: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Limit a handler, `async` or not: `@corral.limit("30/minute")`, below the decorator that registers it.
 
@@ -164,7 +170,8 @@ def limit(
                 f'add dependencies=[Depends(corral.Limit("{quota}"))] to its route.'
             )
         called = getattr(handler, "__name__", type(handler).__name__)
-        guarded = Limit(quota, per=per, name=name or _name_of(f"{called}-{quota}"), burst=burst, algorithm=algorithm)
+        guarded = Limit(quota, per=per, name=name or _name_of(f"{called}-{quota}"), burst=burst, algorithm=algorithm,
+                        shadow=shadow)  # fmt: skip
         limited = _async(handler, guarded) if _is_async(handler) else _sync(handler, guarded)
         _UNLIMITED.add(handler)
         return limited

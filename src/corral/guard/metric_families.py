@@ -44,6 +44,11 @@ class Families(Collector):
         metrics = self._metrics
         tallies = metrics.tallies
         yield from _requests(tallies.items())
+        yield _counter(
+            "corral_shadow_refusals", "Refusals that did not happen, because what refuses is in shadow.",
+            ("reason", "limit", "plan"),
+            (((reason, limit, plan or NO_PLAN), count) for (reason, limit, plan), count in metrics.shadowed.items()),
+        )  # fmt: skip
         yield from _sums(tallies.items())
         yield from _histograms(metrics)
         build = GaugeMetricFamily("corral_build_info", "The version that runs; always 1.", labels=("version",))

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 
 from corral.guard.metric_families import Families
 from corral.guard.record import Finished
+from corral.guard.shadow import refusals
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The media type of `Metrics.exposition`."""
@@ -86,6 +87,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.tallies: dict[Kind, Tally] = {}
+        self.shadowed: dict[tuple[str, str, str], int] = {}
         self.duration = Histogram(_DURATION_BOUNDS)
         self.wait = Histogram(_WAIT_BOUNDS)
         self.first_token = Histogram(_FIRST_TOKEN_BOUNDS)
@@ -99,12 +101,14 @@ class Metrics:
     def finished(self, record: Finished) -> None:
         """Count one ended request. Times and tokens are only measured for requests that the guard did not refuse."""
         (_, _, _, _, _, route, status, refused, limit, stream, waited, first_byte,
-         duration, bytes_in, bytes_out, prompt, completion, compute, ending, plan, _) = record  # fmt: skip
+         duration, bytes_in, bytes_out, prompt, completion, compute, ending, plan, _, shadow) = record  # fmt: skip
         kind = (route, status, ending, refused, limit, plan)
         tally = self.tallies.get(kind)
         if tally is None:
             tally = self._first_of(kind)
         tally.requests += 1
+        if shadow:
+            self._would_refuse(shadow, plan)
         tally.bytes_in += bytes_in
         if refused:
             return
@@ -144,6 +148,12 @@ class Metrics:
     def exposition(self) -> bytes:
         """Spell everything in Prometheus' text format (`CONTENT_TYPE`)."""
         return generate_latest(self._registry)
+
+    def _would_refuse(self, shadow: str, plan: str) -> None:
+        """Count what would have been refused, once for each limit in shadow; bounded by the policy."""
+        for reason, limit in refusals(shadow):
+            kind = (reason, limit, plan)
+            self.shadowed[kind] = self.shadowed.get(kind, 0) + 1
 
     def _first_of(self, kind: Kind) -> Tally:
         """Begin to count a kind, or count it as OTHER once there are too many."""

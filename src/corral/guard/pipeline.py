@@ -19,6 +19,7 @@ from corral.guard.credentials import KeyRing, key_in_query
 from corral.guard.logins import Logins
 from corral.guard.refusal import Refusal
 from corral.guard.route_rules import RouteRules, host_is_local, key_in_url
+from corral.guard.shadow import by_limits
 from corral.guard.token_quota import TokenHold, TokenQuota, reclamp
 from corral.policy.model import Policy
 from corral.policy.plans import all_limits
@@ -27,6 +28,7 @@ from corral.stores.succession import Move, Succeeded
 
 # Enum members are looked up once: in CPython 3.11 an access through the class takes 0.9 µs, a global 0.02 µs.
 _HEALTH = RouteClass.HEALTH
+_INFERENCE = RouteClass.INFERENCE
 _STATE = RouteClass.STATE
 _MANAGEMENT = RouteClass.MANAGEMENT
 
@@ -66,6 +68,8 @@ class Pipeline:
         self._route_rules = RouteRules(policy.routes, dialect, logins, check_host=check_host)
         self._check_host = check_host
         self._body_check = BodyCheck(policy)
+        self._in_shadow = policy.shadow
+        self._rules = {rule.name: rule for rule in all_limits(policy)}
 
     @property
     def store(self) -> Store:
@@ -130,7 +134,9 @@ class Pipeline:
             caller.denial = decision
             caller.denied_until = now + decision.retry_after
             return self._over_quota(route, caller, now)
-        return Visit(self, route, caller, decision.reservation, decision.tightest)  # type: ignore[union-attr]  # Admit
+        assert isinstance(decision, Admit)
+        shadow = by_limits(decision.shadowed, self._rules) if decision.shadowed else ()
+        return Visit(self, route, caller, decision.reservation, decision.tightest, shadow)
 
     def prepare(self, visit: Visit, head: Head, body: bytes, now: float) -> bytes | Refusal:
         """Decide by the body: parse it strictly, check and clamp it, reserve its tokens. Returns the body to send.
@@ -167,6 +173,7 @@ class Pipeline:
         assert isinstance(decision, Admit)
         taken = decision.reservation
         visit.reservation = Reservation(visit.reservation.charges + taken.charges, taken.cost)
+        visit.shadow += by_limits(decision.shadowed, self._rules)
         standing = decision.tightest
         if standing is not None and (visit.standing is None or _share(standing) < _share(visit.standing)):
             visit.standing = standing
@@ -179,6 +186,8 @@ class Pipeline:
             return prepared
         plan = caller.key.plan if caller.key is not None else None
         cap = visit.cap
+        if not cap and self._in_shadow and visit.route.kind is _INFERENCE:
+            cap = self._body_check.cap(asked, caller.plan)  # it was not applied, but would be held
         outcome = quota.reserve(limits, visit.route, asked, cap, prepared, plan=plan, now=now)
         if type(outcome) is Refusal:
             if outcome.retry_after is not None:
@@ -186,6 +195,8 @@ class Pipeline:
             return outcome
         assert isinstance(outcome, TokenHold)
         visit.tokens = outcome
+        if outcome.hold.shadowed:
+            visit.shadow += by_limits(outcome.hold.shadowed, self._rules)
         if outcome.cap == cap:
             return prepared
         visit.cap = outcome.cap

@@ -18,10 +18,9 @@ _CACHE_SIZE = 8192
 
 
 def policy_header(limits: Sequence[LimitRule]) -> bytes:
-    """Write the `RateLimit-Policy` line for `limits`, or nothing where there are none."""
-    if not limits:
-        return b""
-    return f"RateLimit-Policy: {', '.join(map(_item, limits))}\r\n".encode()
+    """Write the `RateLimit-Policy` line for those of `limits` that are in force, or nothing where there are none."""
+    items = [_item(rule) for rule in limits if not rule.shadow]
+    return f"RateLimit-Policy: {', '.join(items)}\r\n".encode() if items else b""
 
 
 def _item(rule: LimitRule) -> str:

@@ -15,6 +15,7 @@ class Finished(NamedTuple):
     `compute_ms` as the server reported them, -1 where it did not; `ending` is one of "answered", "refused",
     "client-left", "upstream-failed", "timed-out"; `plan` the client's plan, "" without one; `trace` what its
     spans need, None where it is not traced.
+    `shadow` what would have refused it and is in shadow (`shadow.logged`), else "".
     """
 
     at: float
@@ -38,6 +39,7 @@ class Finished(NamedTuple):
     ending: str
     plan: str = ""
     trace: TraceContext | None = None
+    shadow: str = ""
 
 
 class RecordSink(Protocol):

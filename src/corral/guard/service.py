@@ -29,6 +29,7 @@ from corral.policy.address import Endpoint, parse_endpoint
 from corral.policy.changes import RestartError, refuse_change
 from corral.policy.model import Jwt, Policy
 from corral.policy.plans import all_limits
+from corral.policy.shadow import with_shadow
 from corral.stores.memory import MemoryStore
 
 
@@ -81,7 +82,7 @@ class Guard:
             StoreError: the key store is there, or the file of spent budgets wanted, but cannot be used.
 
         """
-        policy = self._policy
+        policy = with_shadow(self._policy)
         loop = asyncio.get_running_loop()
         context = load_certificate(policy.listen)
         self._certificate = None if context is None else Certificate(context)
@@ -133,7 +134,8 @@ class Guard:
         if self._authz and policy.identity != self._policy.identity:
             raise RestartError("[identity] says which proxies are answered, and has changed, which takes a restart.")
         context = load_certificate(policy.listen)
-        built = self._build(policy, before)
+        tried = with_shadow(policy)
+        built = self._build(tried, before)
         # From here on nothing may fail, and nothing else runs in between.
         now = core.now()
         built.logins.adopt(before.logins, now)
@@ -144,7 +146,7 @@ class Guard:
         before.pipeline.succeeded(built.pipeline, built.store.adopt(before.store, now))
         if before.budgets is not None and before.budgets is built.budgets:
             before.budgets.follow(built.store)
-        core.reload(policy, built.pipeline)
+        core.reload(tried, built.pipeline)
         if self._certificate is not None and context is not None:
             self._certificate.renew(context)
         self._policy, self._built = policy, built

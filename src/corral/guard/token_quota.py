@@ -68,7 +68,10 @@ class TokenQuota:
         self._prices = Prices(policy.price) if "cost" in units else None
         self._tokens_alone = all(rule.quota.counts_tokens for rule in self._rules.values())
         self._counts_use = units != {"concurrent requests"}
-        self._room = {name: room_in(limits_of(policy, name)) for name in (None, *policy.plan)}
+        limits = {name: limits_of(policy, name) for name in (None, *policy.plan)}
+        self._room = {name: room_in([r for r in rules if not r.shadow]) for name, rules in limits.items()}
+        self._in_shadow = any(rule.shadow for rule in self._rules.values())
+        self._shadow_room = {name: room_in(rules) for name, rules in limits.items()}
         self._refusals = HeldRefusals(self._rules, self._prices)
         self._typical = _TYPICAL
         self.corrections = Corrections()
@@ -110,7 +113,10 @@ class TokenQuota:
             cap = largest
             reserved = reserve(prompt, cap, asked.choices)
             wanted = costs(reserved) if self._tokens_alone else self._wanted(asked.model, reserved, room)
-        outcome = self._store.hold(client, now, wanted)
+        in_shadow = (
+            self._if_in_force(asked, cap, reserved, wanted, self._shadow_room[plan]) if self._in_shadow else None
+        )
+        outcome = self._store.hold(client, now, wanted, in_shadow)
         if isinstance(outcome, Deny):
             return self._refusals.not_now(
                 route, asked, reserved, wanted, outcome, plan=plan, typical=self._typical
@@ -120,6 +126,18 @@ class TokenQuota:
         if outcome.other is not None:
             held.other = shown(outcome.other, self._rules[outcome.other.name])
         return held
+
+    def _if_in_force(self, asked: Asked, cap: int, reserved: Tokens, wanted: Costs, room: Costs) -> Costs:
+        """Say what a request would hold if the limits in shadow were in force, which `room` has too.
+
+        As `reserve` has it: an estimate of time is no more than the quota, and who named no maximum gets less.
+        """
+        dear = self._prices is not None and wanted[MONEY] > room[MONEY]
+        if wanted[0] > room[0] or wanted[1] > room[1] or wanted[2] > room[2] or dear:
+            largest = self._refusals.largest(room, reserved, asked)
+            if asked.max_tokens is None and LEAST_ANSWER <= largest < cap:
+                reserved = reserve(reserved.input, largest, asked.choices)
+        return costs(reserved) if self._tokens_alone else self._wanted(asked.model, reserved, room)
 
     def _wanted(self, model: str | None, reserved: Tokens, room: Costs) -> Costs:
         """Say what a request holds by every measure. An estimate of time is never more than the whole quota."""

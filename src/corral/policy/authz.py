@@ -9,17 +9,17 @@ from dataclasses import fields, is_dataclass, replace
 
 from corral.errors import PolicyError
 from corral.policy.address import parse_endpoint
-from corral.policy.explain import describe_limit, describe_plans, who_is_let_in
+from corral.policy.explain import describe_limit, describe_plans, in_shadow, who_is_let_in
 from corral.policy.model import LimitRule, Policy, Quota
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 """Whose questions are answered where the policy names no proxies: this machine's."""
 
 APPLIES = frozenset((
-    "auth", "max_failed_logins", "listen", "upstream.dialect", "keys", "credentials", "jwt", "plan", "identity",
-    "limits", "routes", "admin", "log", "telemetry", "bounds.max_head", "bounds.max_headers", "bounds.head_timeout",
-    "bounds.body_timeout", "bounds.idle_timeout", "bounds.write_timeout", "bounds.shutdown_timeout",
-    "bounds.max_connections", "bounds.max_connections_per_address", "bounds.max_clients",
+    "auth", "max_failed_logins", "shadow", "listen", "upstream.dialect", "keys", "credentials", "jwt", "plan",
+    "identity", "limits", "routes", "admin", "log", "telemetry", "bounds.max_head", "bounds.max_headers",
+    "bounds.head_timeout", "bounds.body_timeout", "bounds.idle_timeout", "bounds.write_timeout",
+    "bounds.shutdown_timeout", "bounds.max_connections", "bounds.max_connections_per_address", "bounds.max_clients",
 ))  # fmt: skip
 """The settings that mean the same as in a gateway: whole sections, or single ones of a section."""
 
@@ -118,6 +118,7 @@ def explain_authz(policy: Policy) -> list[str]:
     return [
         f"Listens on {policy.listen.address}, {tls}, and tells proxies which requests may go on; it relays nothing.",
         f"Answers {proxies}, and nobody else; believes their {policy.identity.header}.",
+        *in_shadow(policy),
         *who_is_let_in(policy),
         *map(describe_limit, policy.limits),
         *(() if policy.limits else ("No request quotas apply.",)),

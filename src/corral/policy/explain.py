@@ -6,6 +6,7 @@ from corral.policy.address import parse_endpoint
 from corral.policy.model import ANY_MODEL, Jwt, LimitRule, Plan, Policy
 from corral.policy.notation import describe_count, describe_duration, describe_money, describe_quota, describe_size
 from corral.policy.plans import all_limits
+from corral.policy.shadow import ENFORCED
 from corral.policy.whose import each
 
 
@@ -20,7 +21,28 @@ def asks_for_keys(policy: Policy) -> bool:
 
 def explain(policy: Policy) -> list[str]:
     """Say what the guard will do, a sentence each."""
-    return [*_doors(policy), *_limits(policy), *_requests(policy), *describe_plans(policy), *_traces(policy)]
+    return [
+        *in_shadow(policy),
+        *_doors(policy),
+        *_limits(policy),
+        *_requests(policy),
+        *describe_plans(policy),
+        *_traces(policy),
+    ]
+
+
+def in_shadow(policy: Policy) -> Iterator[str]:
+    """Say what is only tried out: first of all, since it takes the force from all that follows."""
+    if policy.shadow:
+        yield (
+            "THE WHOLE POLICY IS IN SHADOW: it counts and tells, but no limit, bound of prompts and tokens, model or "
+            "queue below refuses or shortens anything."
+        )
+        yield ENFORCED
+        return
+    limits = [f'"{limit.name}"' for limit in all_limits(policy) if limit.shadow]
+    if limits:
+        yield f"In shadow, counting and telling, but refusing nothing: {', '.join(limits)}."
 
 
 def _doors(policy: Policy) -> Iterator[str]:
@@ -65,8 +87,9 @@ def describe_limit(limit: LimitRule) -> str:
     """Say what a limit allows, in a sentence."""
     quota = limit.quota
     who, said = each(limit), describe_quota(quota)
+    shadow = " In shadow: it counts and tells, and refuses nothing." if limit.shadow else ""
     if quota.unit == "concurrent requests":
-        return f'{who} may have {said} (limit "{limit.name}"), running or waiting for a place.'
+        return f'{who} may have {said} (limit "{limit.name}"), running or waiting for a place.{shadow}'
     if quota.period:
         how = f"by the calendar's {quota.period} in UTC"
     elif limit.algorithm == "window":
@@ -77,7 +100,7 @@ def describe_limit(limit: LimitRule) -> str:
         burst = limit.burst if limit.burst is not None else quota.amount
         how = f"at most {burst:,} at once; they come back one by one"
     verb = "make" if quota.unit == "requests" else "spend" if quota.unit == "cost" else "use"
-    return f'{who} may {verb} {said} (limit "{limit.name}"), {how}.'
+    return f'{who} may {verb} {said} (limit "{limit.name}"), {how}.{shadow}'
 
 
 def _traces(policy: Policy) -> Iterator[str]:
@@ -110,7 +133,7 @@ def _plan(where: str, plan: Plan) -> Iterator[str]:
 
 def _limits(policy: Policy) -> Iterator[str]:
     yield from map(describe_limit, policy.limits)
-    if all(limit.quota.unit != "requests" for limit in policy.limits):
+    if all(limit.quota.unit != "requests" or limit.shadow for limit in policy.limits):
         yield "No request quotas apply."
     if any(limit.quota.unit not in ("requests", "concurrent requests") for limit in all_limits(policy)):
         yield (
@@ -163,6 +186,10 @@ def warnings(policy: Policy) -> list[str]:
         found.append("jwt.audience is not set: tokens that were signed for something else may be let in, too.")
     if not policy.limits:
         found.append("No limits are configured: one client can take the server from all others.")
+    elif policy.shadow:
+        found.append("The whole policy is in shadow: one client can take the server from all others.")
+    elif all(limit.shadow for limit in policy.limits):
+        found.append("All limits are in shadow: one client can take the server from all others.")
     found += _narrow_limits(policy)
     found += _what_cannot_be_told(policy)
     if policy.generation.grammar:
@@ -178,6 +205,8 @@ def _narrow_limits(policy: Policy) -> Iterator[str]:
     places = [(general, limit) for limit in policy.limits]
     places += [(plan.max_tokens or general, limit) for plan in policy.plan.values() for limit in plan.limits]
     for most, limit in places:
+        if limit.shadow or policy.shadow:
+            continue
         at_once = limit.quota.amount if limit.burst is None else limit.burst
         answers = most * policy.generation.max_choices
         dearest = max((price.output for price in policy.price.values()), default=0.0) * answers  # in millionths

@@ -70,6 +70,10 @@ class LimitRule:
         "gcra",
         help="gcra gives units back evenly; window counts from a client's first request and gives all back at its end.",
     )
+    shadow: bool = setting(
+        False,
+        help="Count, and tell what it would have refused, in the log, metrics and X-Corral-Shadow; refuse nothing.",
+    )
 
     @property
     def partitions(self) -> tuple[Partition, ...]:
@@ -324,6 +328,11 @@ class Policy:
     )
     max_failed_logins: Quota = setting(
         Quota(10, 60.0), help="Wrong or missing keys an address may present before it is refused unheard."
+    )
+    shadow: bool = setting(
+        False,
+        help="Try the policy out: what limits, plans' models, prompts' bounds or the queue would refuse is served, and "
+        "told as a limit's shadow is. Keys are still demanded.",
     )
     listen: Listen = setting(factory=Listen, help="Where the guard answers.")
     upstream: Upstream = setting(factory=Upstream, help="The inference server that is guarded.")

@@ -22,19 +22,24 @@ Binding = Any
 
 
 class Store(Protocol):
-    """Counts for a fixed tuple of limits. `now` is in seconds, from any clock that does not run backwards for long."""
+    """Counts for a fixed tuple of limits. `now` is in seconds, from any clock that does not run backwards for long.
+
+    A limit in shadow has no say: it is charged where it agrees and those in force do too, and where it alone would
+    refuse it is not charged, as if it had, and told as `shadowed`.
+    """
 
     def bind(self, keys: Sequence[PartitionKey | None]) -> Binding:
         """Prepare to count for a client. `keys` stand in the limits' order; None is a limit that does not apply."""
         ...
 
     def take(self, client: Binding, now: float, cost: int = 1) -> Decision:
-        """Charge every limit that applies to the client the same `cost`, or none."""
+        """Charge every limit that applies to the client the same `cost`, or none; those in shadow each for itself."""
         ...
 
-    def hold(self, client: Binding, now: float, costs: Costs) -> Hold | Deny:
+    def hold(self, client: Binding, now: float, costs: Costs, shadow_costs: Costs | None = None) -> Hold | Deny:
         """Hold what a request will use at most of every limit that applies, each by its measure, or of none.
 
+        Of limits in shadow it holds `shadow_costs` where they differ: what it would hold if these were in force.
         What is held does not come back with time; it is ended by `settle`.
         """
         ...

@@ -24,7 +24,15 @@ class MemoryStore:
         self._limits = tuple(limits)
         self._clients = tuple(Clients(limit.algorithm, capacity, seed) for limit in limits)
         self._rows = [
-            (index, limit.algorithm.ask, clients, limit.name, limit.algorithm.amount, limit.algorithm.window)
+            (
+                index,
+                limit.algorithm.ask,
+                clients,
+                limit.name,
+                limit.algorithm.amount,
+                limit.algorithm.window,
+                limit.shadow,
+            )
             for index, (limit, clients) in enumerate(zip(self._limits, self._clients, strict=True))
         ]
         self._token_rows: list[tuple[Algorithm, int, dict[PartitionKey, int]]] = [
@@ -80,7 +88,7 @@ class MemoryStore:
         """Prepare to count for a client; see `Store.bind`."""
         return tuple((key, *row) for key, row in zip(keys, self._rows, strict=True) if key is not None)
 
-    def take(self, client: Binding, now: float, cost: int = 1) -> Decision:
+    def take(self, client: Binding, now: float, cost: int = 1) -> Decision:  # noqa: PLR0912  # a call costs 0.1 µs
         """Charge every limit, or none; see `Store.take`. A clock that runs backwards stands still here."""
         at = int(now * SECOND)
         if at < self._latest:
@@ -89,19 +97,23 @@ class MemoryStore:
             self._latest = at
         charges: list[Charge] = []
         violated: tuple[Standing, ...] | None = None
+        shadowed: tuple[Standing, ...] = ()
         least = 2.0
         tightest = None
-        for key, index, ask, clients, name, amount, window in client:
+        for key, index, ask, clients, name, amount, window, shadow in client:
             owner, state = key, clients.young.get(key)
             if state is None or at >= clients.rotate_at:
                 owner, state = clients.find(key, at)
             after, remaining, wait = ask(state, at, cost)
             if after is None:
                 standing = _new(Standing, (name, amount, window, 0, wait / SECOND))
-                violated = (standing,) if violated is None else (*violated, standing)
+                if shadow:
+                    shadowed = (*shadowed, standing)
+                else:
+                    violated = (standing,) if violated is None else (*violated, standing)
             elif violated is None:
                 charges.append(_new(Charge, (index, owner, after, clients.returned(owner))))
-                if remaining / amount < least:
+                if remaining / amount < least and not shadow:
                     least = remaining / amount
                     tightest = (name, amount, window, remaining, wait / SECOND)
         if violated is not None:
@@ -114,7 +126,7 @@ class MemoryStore:
             else:
                 clients.put(owner, after)
         standing_left = None if tightest is None else _new(Standing, tightest)
-        return _new(Admit, (_new(Reservation, (tuple(charges), cost)), standing_left))
+        return _new(Admit, (_new(Reservation, (tuple(charges), cost)), standing_left, shadowed))
 
     def give_back(self, reservation: Reservation, now: float) -> None:
         """Undo a charge; see `Store.give_back`."""
@@ -134,7 +146,7 @@ class MemoryStore:
             if state != charged:
                 clients.add_returned(owner, state - (at * algorithm.amount if after is None else after))
 
-    def hold(self, client: Binding, now: float, costs: Costs) -> Hold | Deny:
+    def hold(self, client: Binding, now: float, costs: Costs, shadow_costs: Costs | None = None) -> Hold | Deny:
         """Hold of every limit, or of none; see `Store.hold`.
 
         Where a client shares a cell of strangers, what any of them holds counts for all, as what they used does.
@@ -142,11 +154,12 @@ class MemoryStore:
         at = self._at(now)
         parts: list[Part] = []
         violated: list[Standing] = []
+        shadowed: tuple[Standing, ...] = ()
         least = least_other = 2.0
         tightest = tightest_other = None
-        for key, index, _, clients, name, amount, window in client:
+        for key, index, _, clients, name, amount, window, shadow in client:
             algorithm, measure, held = self._token_rows[index]
-            cost = costs[measure]
+            cost = costs[measure] if shadow_costs is None or not shadow else shadow_costs[measure]
             if not cost:
                 continue
             owner, state = key, clients.young.get(key)
@@ -157,9 +170,15 @@ class MemoryStore:
                 beside += held.get(owner, 0)
             fits, remaining, wait = algorithm.weigh(state, at, beside, cost)
             if not fits:
-                violated.append(Standing(name, amount, window, remaining, wait / SECOND))
+                standing = Standing(name, amount, window, remaining, wait / SECOND)
+                if shadow:
+                    shadowed = (*shadowed, standing)
+                else:
+                    violated.append(standing)
                 continue
             parts.append(_new(Part, (index, key, owner, cost)))
+            if shadow:
+                continue
             share = remaining / amount
             if measure < TOKEN_MEASURES:
                 if share < least:
@@ -175,6 +194,7 @@ class MemoryStore:
             tuple(parts),
             None if tightest is None else _new(Standing, tightest),
             None if tightest_other is None else _new(Standing, tightest_other),
+            shadowed,
         )
 
     def _keep_held(self, parts: list[Part], at: int) -> None:
@@ -259,7 +279,7 @@ class MemoryStore:
         """Tell how each limit that applies stands; see `Store.peek`."""
         at = max(int(now * SECOND), self._latest)
         standings = []
-        for key, index, ask, clients, name, amount, window in client:
+        for key, index, ask, clients, name, amount, window, _ in client:
             algorithm = self._limits[index].algorithm
             owner, state = clients.find(key, at)
             _, measure, held = self._token_rows[index]

@@ -44,17 +44,18 @@ class Succeeded:
         for charge in outcome.reservation.charges:
             old = self._back[charge.limit]
             charges.append(charge._replace(limit=old, state=charge.state - self._moves[old].shift))
-        return Admit(Reservation(tuple(charges), cost), outcome.tightest)
+        return Admit(Reservation(tuple(charges), cost), outcome.tightest, outcome.shadowed)
 
-    def hold(self, client: Binding, now: float, costs: Costs) -> Hold | Deny:
+    def hold(self, client: Binding, now: float, costs: Costs, shadow_costs: Costs | None = None) -> Hold | Deny:
         """Hold of every limit that went on, or of none; see `Store.hold`."""
-        outcome = self._successor().hold(self._bound(client), now, costs)
+        outcome = self._successor().hold(self._bound(client), now, costs, shadow_costs)
         if isinstance(outcome, Deny):
             return outcome
         return Hold(
             tuple(part._replace(limit=self._back[part.limit]) for part in outcome.parts),
             outcome.tightest,
             outcome.other,
+            outcome.shadowed,
         )
 
     def settle(self, hold: Hold, now: float, costs: Costs) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from corral.dialects.model import ErrorStyle
 from corral.guard.authz.original import ENVOY
 from corral.guard.caller import Visit
+from corral.guard.shadow import told
 
 if TYPE_CHECKING:
     from corral.guard.quota_headers import QuotaHeaders
@@ -41,13 +42,14 @@ def admitted(visit: Visit, quota_headers: "QuotaHeaders", date: bytes, request_i
     name = caller.address if key is None else key.name
     return (
         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: no-store\r\n%bX-Request-Id: %b\r\n"
-        b"X-Corral-Client: %b\r\nX-Corral-Plan: %b\r\n%b%b"
+        b"X-Corral-Client: %b\r\nX-Corral-Plan: %b\r\n%b%b%b"
         % (
             date,
             request_id.encode(),
             name.encode() if _NAME.fullmatch(name) else quote(name, safe=_PLAIN).encode(),
             b"" if plan is None else plan.encode(),
             _ENVOYS if question.startswith(ENVOY) else b"",
+            b"X-Corral-Shadow: %b\r\n" % told(visit.shadow) if visit.shadow else b"",
             quotas,
         )
     )

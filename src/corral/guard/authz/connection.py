@@ -13,6 +13,7 @@ from corral.guard.gateway.incoming import Incoming
 from corral.guard.identity import Identity
 from corral.guard.record import Finished
 from corral.guard.refusal import Refusal
+from corral.guard.shadow import logged
 
 if TYPE_CHECKING:
     from corral.guard.gateway.core import Core
@@ -84,7 +85,7 @@ class AuthzConnection(ClientConnection):
         head = admitted(visit, core.quota_headers, core.date, self._request_id, incoming.target)
         self.write(head + (b"\r\n" if self.keep_alive else b"Connection: close\r\n\r\n"))
         key = visit.caller.key
-        self._record(key, visit.caller.address, visit.route.name, 200)
+        self._record(key, visit.caller.address, visit.route.name, 200, shadow=logged(visit.shadow))
         self.exchange_ended(reusable=self.keep_alive)
 
     def _refuse_and_record(self, incoming: Incoming, refusal: Refusal) -> None:
@@ -101,8 +102,9 @@ class AuthzConnection(ClientConnection):
         self._record(key, address, refusal.route, status, refusal)
 
     def _record(
-        self, key: Credential | None, address: str, route: str, status: int, refusal: Refusal | None = None
-    ) -> None:
+        self, key: Credential | None, address: str, route: str, status: int, refusal: Refusal | None = None,
+        *, shadow: str = "",
+    ) -> None:  # fmt: skip
         """Record a decision: under the original's method, and the status that its client is to get."""
         judged, self._judged = self._judged, False
         standing = None if refusal is None else refusal.standing
@@ -131,6 +133,7 @@ class AuthzConnection(ClientConnection):
                 ending="answered" if refusal is None else "refused",
                 plan="" if key is None else key.plan or "",
                 trace=None if core.traces is None else core.traces.begin(head, self.peer_host),
+                shadow=shadow,
             )
         )
 

@@ -21,6 +21,7 @@ from corral.guard.pipeline import Pipeline
 from corral.guard.quota_headers import QuotaHeaders
 from corral.guard.record import Finished, RecordSink
 from corral.guard.refusal import REASONS, Refusal, RefusalWriter
+from corral.guard.shadow import logged
 from corral.guard.traces.context import TraceSink
 from corral.policy.model import Policy
 from corral.policy.plans import all_limits, limits_of
@@ -156,9 +157,11 @@ class Core:
             exchange.run()
         elif isinstance(outcome, Refused):
             exchange.refuse_place(outcome.retry_after)
-        elif outcome.displaced:
+        else:
             for displaced in outcome.displaced:
                 self.loop.call_soon(displaced.refuse_place, self.admission.expected_wait())
+            if self.policy.shadow and self.pool.has_room:
+                exchange.run()  # it stays in the queue, to be told what would have become of it there
 
     def leave(self, exchange: Exchange, usage: Usage | None) -> None:
         """Free the place of `exchange`, or its place in the queue; whoever is next runs."""
@@ -224,6 +227,7 @@ class Core:
                     "refused",
                     (key.plan or "") if key is not None else "",
                     traces.begin(incoming.head, session.peer) if traces is not None else None,
+                    "",
                 ),
             )
         )
@@ -281,6 +285,7 @@ class Core:
                     ending,
                     (key.plan or "") if key is not None else "",
                     trace,
+                    logged(visit.shadow) if visit.shadow else "",
                 ),
             )
         )

@@ -9,6 +9,7 @@ from corral.guard.answer_usage import read_json
 from corral.guard.caller import Visit
 from corral.guard.gateway.upstream import UpstreamConnection
 from corral.guard.refusal import Refusal
+from corral.guard.shadow import Shadowed, told
 
 if TYPE_CHECKING:
     from corral.guard.gateway.core import Core
@@ -105,8 +106,8 @@ class Exchange:
             self.run()
 
     def run(self) -> None:
-        """Have a place: send the request, unless its client has left meanwhile."""
-        if self._ended:
+        """Have a place: send the request, unless its client has left meanwhile, or it runs already (in shadow)."""
+        if self._ended or self._place_at:
             return
         self._place_at = self._core.now()
         connection = self._core.pool.idle()
@@ -170,6 +171,8 @@ class Exchange:
         visit = self.visit
         if visit.cap:
             framing += b"X-Corral-Max-Tokens: %d\r\n" % visit.cap
+        if visit.shadow:
+            framing += b"X-Corral-Shadow: %b\r\n" % told(visit.shadow)
         self._out = [
             core.answer_start(status, content_type),
             core.date,
@@ -276,7 +279,12 @@ class Exchange:
         """No place: too many wait already, or this one waited too long. The client's quota is given back."""
         if self._ended:
             return
-        self.visit.pipeline.give_back(self.visit, self._core.now())
+        core = self._core
+        if self._place_at or (core.policy.shadow and core.pool.has_room):
+            self.visit.shadow += (Shadowed("overloaded", "", retry_after),)
+            self.run()
+            return
+        self.visit.pipeline.give_back(self.visit, core.now())
         route = self.visit.route
         message = f"All places are taken and the queue is full. Please try again in {math.ceil(retry_after)} seconds."
         self._refuse(Refusal("overloaded", message, route.errors, route.name, retry_after=retry_after), "refused")

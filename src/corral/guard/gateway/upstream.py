@@ -262,6 +262,11 @@ class UpstreamPool:
         """How many connections to the server are open or being opened."""
         return len(self._open) + len(self._opening)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request can be sent at once."""
+        return bool(self._idle) or self.open_connections < self._upstream.max_connections
+
     def now(self) -> float:
         """Return the loop's time, in seconds."""
         return self._loop.time()
