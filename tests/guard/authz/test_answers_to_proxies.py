@@ -193,11 +193,11 @@ def test_everything_that_a_dialect_serves_may_be_asked_about(start):
         assert (answer.status, guard.records[-1].route) == (200, route.name), path
 
 
-def test_who_is_admitted_stands_in_a_header_whatever_it_is_called():
-
+def test_who_is_admitted_stands_in_a_header_whatever_it_is_called(start):
     user = "jwt:Zoë 100% \u2028\r\nX-Evil: 1"
     (_, _, route) = dialect("llamacpp").routes()[0]
-    visit = Visit(route, Caller("a", Credential(user, user, None, False, None), ()), NOTHING, None)
+    pipeline = start().guard._core.pipeline
+    visit = Visit(pipeline, route, Caller("a", Credential(user, user, None, False, None), ()), NOTHING, None)
     head = admitted(visit, QuotaHeaders(()), b"Date: now\r\n", "id", b"/authz/caddy")
     assert b"X-Corral-Client: jwt:Zo%C3%AB%20100%25%20%E2%80%A8%0D%0AX-Evil:%201\r\n" in head
 
