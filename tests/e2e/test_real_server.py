@@ -151,3 +151,33 @@ def test_the_real_server_never_runs_more_for_a_client_than_may_run_at_once(guard
     running.settled(6)
     assert running.guard._core.pipeline._store.held == 0
     assert httpx2.post(url, json={"prompt": "hi"}, timeout=60).status_code == 200
+
+
+def test_limits_in_shadow_are_charged_what_the_server_used_and_refuse_nothing(guard):
+    limits = tuple(
+        LimitRule(name=name, quota=parse_quota(quota), shadow=True)
+        for name, quota in (
+            ("few", "2/hour"),
+            ("tokens", "100 output tokens/hour"),
+            ("places", "1 concurrent requests"),
+        )
+    )
+    running = guard(replace(OPEN, limits=limits))
+    answers = [client(running).chat.completions.with_raw_response.create(
+        model="tiny", messages=[{"role": "user", "content": "hi"}], max_tokens=40) for _ in range(3)]  # fmt: skip
+    assert [raw.headers.get("ratelimit") for raw in answers] == [None] * 3
+    told = answers[2].headers["x-corral-shadow"]
+    assert 'quota_exceeded;limit="few"' in told
+    assert 'tokens_exceeded;limit="tokens"' in told
+    records = running.settled(3)
+    assert [record.shadow for record in records] == ["", "", "quota_exceeded:few,tokens_exceeded:tokens"]
+    assert [record.completion_tokens for record in records] == [40] * 3
+
+
+def test_a_policy_in_shadow_shortens_no_answer_of_the_server(guard):
+    running = guard(replace(OPEN, shadow=True, generation=Generation(max_tokens=10)))
+    assert ask(running, max_tokens=25).usage.completion_tokens == 25
+    pieces = [event for event in ask(running, max_tokens=25, stream=True) if event.choices]
+    assert len(pieces) > 20
+    records = running.settled(2)
+    assert [(record.shadow, record.completion_tokens) for record in records] == [("clamped:max_tokens", 25)] * 2

@@ -42,5 +42,5 @@ def record(call: Call, ending: str, refusal: Refusal | None, usage: Usage | None
         ending=ending,
         plan=call.plan or "",
         trace=call.trace,
-        shadow=logged(call.shadowed()),
+        shadow=logged(call.shadowed()) if refusal is None or call.queued_at else "",
     )
