@@ -13,6 +13,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COMPILED = (
+    "corral/dialects/event_stream.py",
     "corral/dialects/forms/chat.py",
     "corral/dialects/forms/completion.py",
     "corral/dialects/forms/fields.py",
@@ -45,6 +46,7 @@ COMPILED = (
     "corral/guard/gateway/incoming.py",
     "corral/guard/gateway/outbox.py",
     "corral/guard/gateway/reader.py",
+    "corral/guard/gateway/settlement.py",
     "corral/guard/gateway/upstream.py",
     "corral/guard/identity.py",
     "corral/guard/metrics.py",

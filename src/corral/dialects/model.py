@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from corral.dialects.endings.model import StreamKind
 
 
 class RouteClass(Enum):
@@ -76,9 +79,13 @@ class Usage(NamedTuple):
 
 
 class Form(Protocol):
-    """How one kind of request body is spelled. Stateless; shared by all routes that take it."""
+    """How one kind of request body is spelled. Stateless; shared by all routes that take it.
+
+    `stream` says what its answers are where they are streams of events; None where they never are.
+    """
 
     name: str
+    stream: "StreamKind | None"
 
     def read(self, body: dict[str, Any]) -> Asked:
         """Read what `body` asks for. Raises BadRequest where a field that matters has the wrong type or value."""

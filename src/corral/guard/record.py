@@ -12,10 +12,11 @@ class Finished(NamedTuple):
     `address` the client's address as counted (an IPv6 /64 as its prefix); `route` the dialect's route name, or
     "unknown"; `status` the status sent, 0 if none could be (the client left); `refused` the problem's kind if the
     guard itself answered, else ""; `limit` the limit that refused, else ""; durations in seconds; token counts and
-    `compute_ms` as the server reported them, -1 where it did not; `ending` is one of "answered", "refused",
-    "client-left", "upstream-failed", "timed-out"; `plan` the client's plan, "" without one; `trace` what its
-    spans need, None where it is not traced.
-    `shadow` what would have refused it and is in shadow (`shadow.logged`), else "".
+    `compute_ms` as the server reported them, -1 where it did not (`completion_tokens` of a stream is then what the
+    guard counted); `ending` is one of "answered", "refused", "client-left", "upstream-failed", "timed-out", and
+    "cut-off" where the guard ended an answer that had more tokens or bytes than it may have; `plan` the client's plan,
+    "" without one; `trace` what its spans need, None where it is not traced; `shadow` what would have refused
+    it and is in shadow (`shadow.logged`), else "".
     """
 
     at: float

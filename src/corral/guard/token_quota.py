@@ -38,14 +38,20 @@ class TokenHold:
 
     `cap` is the most tokens that each answer may have; `left` is the limit on tokens that stands tightest now that it
     runs, and `other` that among the limits on anything else. `compute` is how many milliseconds of the server's it
-    holds, `since` when it began.
+    holds, `since` when it began. `client` is whose limits count, and `more` what was held when the prompt turned out to
+    be longer than estimated.
     """
 
-    __slots__ = ("cap", "compute", "estimated", "hold", "left", "model", "other", "reserved", "since")
+    __slots__ = (
+        "cap", "client", "compute", "estimated", "hold", "left", "model", "more", "other", "reserved", "since",
+    )  # fmt: skip
 
     def __init__(
-        self, hold: Hold, cap: int, reserved: Tokens, estimated: float, model: str | None, compute: int, since: float
-    ) -> None:
+        self, client: Binding, hold: Hold, cap: int, reserved: Tokens, estimated: float, model: str | None,
+        compute: int, since: float,
+    ) -> None:  # fmt: skip
+        self.client = client
+        self.more: Hold | None = None
         self.hold = hold
         self.left: Standing | None = hold.tightest
         self.other: Standing | None = None
@@ -122,7 +128,7 @@ class TokenQuota:
                 route, asked, reserved, wanted, outcome, plan=plan, typical=self._typical
             )  # fmt: skip
         compute = 0 if self._rates is None else wanted[COMPUTE]
-        held = TokenHold(outcome, cap, reserved, estimated, asked.model, compute, now)
+        held = TokenHold(client, outcome, cap, reserved, estimated, asked.model, compute, now)
         if outcome.other is not None:
             held.other = shown(outcome.other, self._rules[outcome.other.name])
         return held
@@ -148,6 +154,26 @@ class TokenQuota:
         money = 0 if self._prices is None else self._prices.cost(model, tokens)
         return (*costs(tokens), 1, compute, money)
 
+    def hold_prompt(self, held: TokenHold, prompt: int, now: float) -> int:
+        """Hold what a running request's prompt has beyond its estimate, now that the server has counted `prompt`.
+
+        Returns how many tokens are left for all its answers: as many as were reserved, unless the quota has no more
+        for the prompt. Then the prompt takes them from the answers.
+        """
+        reserved = held.reserved
+        excess = prompt - reserved.input
+        if excess <= 0 or held.more is not None:
+            return reserved.output
+        beyond = Tokens(excess, 0)
+        money = 0 if self._prices is None else self._prices.cost(held.model, beyond)
+        # It is the same request still, and its time is estimated as it was.
+        wanted: Costs = costs(beyond) if self._tokens_alone else (*costs(beyond), 0, 0, money)
+        outcome = self._store.hold(held.client, now, wanted)
+        if isinstance(outcome, Deny):
+            return max(reserved.output - excess, 0)
+        held.more = outcome
+        return reserved.output
+
     def settle(self, held: TokenHold, usage: Usage | None, now: float) -> None:
         """Charge what the server reports to have used; what it does not report is charged as it was reserved."""
         prompt = completion = None
@@ -156,6 +182,7 @@ class TokenQuota:
             if prompt is not None:
                 self.corrections.learn(held.model, held.estimated, prompt)
         used = settle(held.reserved, prompt, completion)
+        self._let_go_of_more(held, now)
         if self._tokens_alone:
             self._store.settle(held.hold, now, costs(used))
             return
@@ -171,7 +198,13 @@ class TokenQuota:
 
     def release(self, held: TokenHold, now: float) -> None:
         """Let everything go: the server never worked on the request."""
+        self._let_go_of_more(held, now)
         self._store.settle(held.hold, now, FREE)
+
+    def _let_go_of_more(self, held: TokenHold, now: float) -> None:
+        more, held.more = held.more, None
+        if more is not None:
+            self._store.settle(more, now, FREE)
 
 
 def reclamp(route: Route, prepared: bytes, cap: int) -> bytes:

@@ -313,9 +313,9 @@ def test_a_server_that_never_answers_times_out(start_guard):
     assert guard.settled(1)[0].ending == "timed-out"
 
 
-def test_a_server_that_dies_in_a_stream_leaves_the_framing_open(start_guard):
+def test_a_server_that_dies_in_a_plain_answer_leaves_the_framing_open(start_guard):
     async def dies(seen, writer):
-        writer.write(STREAM_HEAD + chunk(b"data: 1\n\n"))
+        writer.write(STREAM_HEAD.replace(b"event-stream", b"plain") + chunk(b"data: 1\n\n"))
         await writer.drain()
         writer.close()
 

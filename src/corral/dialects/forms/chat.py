@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from corral.dialects.endings.chunks import CHAT_CHUNKS
+from corral.dialects.endings.messages import MESSAGE_EVENTS
+from corral.dialects.endings.model import StreamKind
+from corral.dialects.endings.responses import RESPONSE_EVENTS
 from corral.dialects.forms.fields import (
     NO_TEXT,
     TOKEN_CHARS,
@@ -31,6 +35,7 @@ class Chat:
     """A body with `messages`, and perhaps tools and more, all of which the model may read."""
 
     name = "chat"
+    stream: StreamKind | None = CHAT_CHUNKS
     _maximum_name = "max_tokens"
     _counted: frozenset[str] = NO_TEXT | {"messages"}
     _also_speak: tuple[str, ...] = ("tools", "functions")
@@ -90,6 +95,7 @@ class Messages(Chat):
     """Anthropic's messages: the system prompt stands beside them."""
 
     name = "messages"
+    stream: StreamKind | None = MESSAGE_EVENTS
     _also_speak: tuple[str, ...] = ("system", "tools")
 
     def usage(self, answer: Mapping[str, Any]) -> Usage | None:
@@ -106,6 +112,7 @@ class Responses(Chat):
     """OpenAI's responses: an `input`, a string or a list of items, and `instructions`."""
 
     name = "responses"
+    stream: StreamKind | None = RESPONSE_EVENTS
     _maximum_name = "max_output_tokens"
     _counted: frozenset[str] = NO_TEXT | {"input"}
     _also_speak: tuple[str, ...] = ("instructions", "tools")

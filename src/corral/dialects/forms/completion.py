@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from corral.dialects.endings.chunks import TEXT_CHUNKS
+from corral.dialects.endings.model import StreamKind
+from corral.dialects.endings.native import NATIVE_EVENTS
 from corral.dialects.forms.fields import (
     NO_TEXT,
     compute_time,
@@ -26,8 +29,9 @@ class Completion:
 
     _counted: frozenset[str] = NO_TEXT | {"prompt"}
 
-    def __init__(self, name: str, maximum_name: str) -> None:
+    def __init__(self, name: str, maximum_name: str, stream: StreamKind) -> None:
         self.name = name
+        self.stream: StreamKind | None = stream
         self._maximum_name = maximum_name
 
     def read(self, body: dict[str, Any]) -> Asked:
@@ -80,6 +84,6 @@ class Infill(Completion):
         return self._asked(body, prompts, chars, blank=is_blank(prompt) and is_blank(around))
 
 
-NATIVE = Completion("completion", "n_predict")
-OPENAI = Completion("text-completion", "max_tokens")
-INFILL = Infill("infill", "n_predict")
+NATIVE = Completion("completion", "n_predict", NATIVE_EVENTS)
+OPENAI = Completion("text-completion", "max_tokens", TEXT_CHUNKS)
+INFILL = Infill("infill", "n_predict", NATIVE_EVENTS)

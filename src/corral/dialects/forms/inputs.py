@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+from corral.dialects.endings.model import StreamKind
 from corral.dialects.forms.fields import NO_TEXT, count_others, count_prompts, count_text, model, reported
 from corral.dialects.model import Asked, BadRequest, Usage
 
 
 class Inputs:
     """A body whose texts stand in some of the fields `names`; at least one of them must be there."""
+
+    stream: StreamKind | None = None
 
     def __init__(self, name: str, names: tuple[str, ...], *, several: tuple[str, ...] = ()) -> None:
         self.name = name

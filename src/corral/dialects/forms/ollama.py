@@ -9,6 +9,8 @@ What loads the model anew or keeps it loaded (`num_ctx`, `num_gpu`, `keep_alive`
 from collections.abc import Mapping
 from typing import Any
 
+from corral.dialects.endings.lines import CHAT_LINES, GENERATE_LINES
+from corral.dialects.endings.model import StreamKind
 from corral.dialects.forms.chat import Chat
 from corral.dialects.forms.fields import (
     MAXIMA,
@@ -83,6 +85,7 @@ class OllamaChat(Chat):
     """A body with `messages`, as `/api/chat` takes it."""
 
     name = "ollama-chat"
+    stream: StreamKind | None = CHAT_LINES
     _counted: frozenset[str] = NO_TEXT | {"messages", "options"}
     _also_speak: tuple[str, ...] = ("tools",)
 
@@ -106,6 +109,7 @@ class Generate:
     """A body with a `prompt`, as `/api/generate` takes it. Without one it would load the model, or unload it."""
 
     name = "ollama-generate"
+    stream: StreamKind | None = GENERATE_LINES
     _counted: frozenset[str] = NO_TEXT | {"prompt", "options"}
 
     def read(self, body: dict[str, Any]) -> Asked:
@@ -149,6 +153,7 @@ class Show:
     """A question about one model. `verbose` would bring its whole vocabulary, so it is not passed on."""
 
     name = "ollama-show"
+    stream: StreamKind | None = None
 
     def read(self, body: dict[str, Any]) -> Asked:
         """Read which model is asked about, and leave nothing else in the body."""
@@ -172,6 +177,7 @@ class Manage:
     """What an admin may send where the policy opens the management routes: any object."""
 
     name = "ollama-manage"
+    stream: StreamKind | None = None
 
     def read(self, body: dict[str, Any]) -> Asked:
         """Take the body as it is."""
@@ -190,6 +196,7 @@ class PlainNames:
 
     def __init__(self, form: Form) -> None:
         self.name = form.name
+        self.stream: StreamKind | None = form.stream
         self._form = form
 
     def read(self, body: dict[str, Any]) -> Asked:

@@ -166,8 +166,10 @@ class Core:
     def leave(self, exchange: Exchange, usage: Usage | None) -> None:
         """Free the place of `exchange`, or its place in the queue; whoever is next runs."""
         if exchange.visit.needs_place:
-            if usage is not None and usage.prompt_tokens is not None:
-                self.admission.settle(exchange, service(usage.prompt_tokens, usage.completion_tokens or 0))
+            if usage is not None:
+                asked, prompt = exchange.visit.asked, usage.prompt_tokens
+                read = prompt if prompt is not None else 0 if asked is None else asked.prompt_chars / _CHARS
+                self.admission.settle(exchange, service(read, usage.completion_tokens or 0))
             for following in self.admission.abandon(exchange, self.now()):
                 # Not at once: one that fails at once leaves too, and a long queue would end in a recursion.
                 self.loop.call_soon(following.run)

@@ -4,23 +4,26 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from corral.dialects.model import ErrorStyle, RouteClass, Usage
-from corral.dialects.streams import STREAM_TYPES, last_usage
+from corral.dialects.streams import STREAM_TYPES
+from corral.engine.fairqueue import service
 from corral.guard.answer_usage import read_json
 from corral.guard.caller import Visit
+from corral.guard.gateway.settlement import check_prompt, settle_tokens, usage_of, watched, with_counted
 from corral.guard.gateway.upstream import UpstreamConnection
 from corral.guard.refusal import Refusal
 from corral.guard.shadow import Shadowed, told
 
 if TYPE_CHECKING:
+    from corral.dialects.event_stream import EventStream
     from corral.guard.gateway.core import Core
     from corral.guard.traces.context import TraceContext
-
-_TAIL = 64 * 1024
-"""How much of a stream's end is kept, in bytes: llama-server's last event repeats the prompt."""
 
 _WHOLE = 1024 * 1024
 """The longest plain answer that is kept, in bytes, to read its usage from."""
 
+
+_BATCH = 32
+"""So many tokens of a stream are charged at once to the client's share of the server."""
 
 _RETRY_WHILE_LOADING = b"2"
 """Seconds that a client is asked to wait for a server that does not say: it may still be loading its model."""
@@ -55,9 +58,10 @@ class Exchange:
     """One request between admission and settlement. `end` is reached exactly once, on every path."""
 
     __slots__ = (
-        "_answer_length", "_body", "_chunked", "_client", "_connection", "_core", "_ended", "_first_byte", "_head_sent",
-        "_held_back", "_kept", "_kept_size", "_last", "_out", "_place_at", "_queued_at", "_reached", "_request",
-        "_retried", "_sent", "_status", "_stream", "arrived", "bytes_in", "request_id", "trace", "visit", "wall",
+        "_answer_length", "_body", "_charged", "_chunked", "_client", "_connection", "_core", "_ended", "_events",
+        "_first_byte", "_head_sent", "_held_back", "_kept", "_kept_size", "_last", "_out", "_pieces", "_place_at",
+        "_queued_at", "_reached", "_request", "_retried", "_sent", "_status", "_stream", "_unchecked", "arrived",
+        "bytes_in", "request_id", "trace", "visit", "wall",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +89,10 @@ class Exchange:
         self._head_sent = False
         self._chunked = False
         self._stream = False
+        self._events: EventStream | None = None
+        self._pieces: list[bytes] = []
+        self._unchecked = False
+        self._charged = 0
         self._status = 0
         self._answer_length: int | None = None
         self._out: list[bytes] = []
@@ -153,6 +161,11 @@ class Exchange:
         client = self._client
         self._stream = content_type.startswith(STREAM_TYPES)
         core = self._core
+        if self._stream and status == 200:
+            self._events = watched(self.visit, content_type)
+            self._unchecked = self.visit.tokens is not None
+            if self._events is not None:
+                length = None  # more may be added
         if length is not None:
             framing = b"Content-Length: %d\r\n" % length
         elif status in (204, 304):
@@ -202,35 +215,79 @@ class Exchange:
         if self._stream and not self._sent:
             self._first_byte = self._core.now()
         self._sent += size
-        if self._chunked:
-            self._out.append(b"%x\r\n%b\r\n" % (size, data))
-        else:
-            self._out.append(data)
+        if self._events is not None:
+            self._pieces.append(data)
+            return
+        self._frame(data)
         self._kept.append(data)
         self._kept_size += size
-        if self._kept_size > _WHOLE or (self._stream and self._kept_size > 2 * _TAIL):
-            self._trim()
-
-    def _trim(self) -> None:
-        """Keep a stream's tail; of a plain answer too long to be read for its usage, nothing."""
-        if self._stream:
-            tail = b"".join(self._kept)[-_TAIL:]
-            self._kept, self._kept_size = [tail], len(tail)
-        else:
-            self._kept.clear()
+        if self._kept_size > _WHOLE:
+            self._kept.clear()  # too long to be read for its usage
             self._kept_size = 0
+
+    def _frame(self, data: bytes) -> None:
+        if self._chunked:
+            self._out.append(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self._out.append(data)
+
+    def _take_events(self, events: "EventStream") -> bool:
+        """Pass on the events that one read brought whole; tells whether any of them brought data."""
+        pieces = self._pieces
+        if not pieces:
+            return False
+        data = events.take(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        pieces.clear()
+        if not data:
+            return False
+        self._frame(data)
+        if self._unchecked:
+            self._unchecked = False
+            check_prompt(self.visit.pipeline.token_quota, self.visit.tokens, events, self._core.now())
+        if events.counted - self._charged >= _BATCH:
+            self._charge(events.counted)
+        return events.speaks(data)
+
+    def _charge(self, tokens: int) -> None:
+        """Count what has passed as service that the client has had."""
+        if self.visit.needs_place:
+            self._core.admission.charge(self, service(0, tokens - self._charged))
+        self._charged = tokens
 
     def answer_flush(self) -> None:
         """Send what one read brought, in one write."""
-        if self._ended or not self._out:
+        if self._ended:
             return
-        connection = self._connection
+        events = self._events
         if self._sent > self._core.policy.upstream.max_answer:
             self._abandon_connection()
-            self._cut("upstream-failed")
+            final = None if events is None else events.cut_off()
+            if final is None and not self._head_sent:
+                self._fail("upstream_unavailable", "it would be longer than the guard relays", "cut-off")
+            else:
+                self._cut("cut-off", final)
             return
+        if events is not None:
+            self._flush_events(events)
+            return
+        if not self._out:
+            return
+        connection = self._connection
         if connection is None or self._answer_length is None or self._sent < self._answer_length:
             self._wait(self._core.policy.upstream.idle_timeout)
+        self._write_out()
+
+    def _flush_events(self, events: "EventStream") -> None:
+        """Send the events that one read brought. Only they reset the clock: the first counts as the first byte."""
+        if self._take_events(events):
+            self._wait(self._core.policy.upstream.idle_timeout)
+        if events.over:
+            self._abandon_connection()
+            self._cut("cut-off", events.cut_off())
+        elif self._out:
+            self._write_out()
+
+    def _write_out(self) -> None:
         self._head_sent = True
         data = b"".join(self._out)
         self._out.clear()
@@ -239,13 +296,17 @@ class Exchange:
     def answer_ended(self) -> None:
         """Finish the answer and settle."""
         self._connection = None
+        if self._events is not None and (rest := self._events.rest()):
+            self._frame(rest)
+        self._complete("answered")
+
+    def _complete(self, ending: str) -> None:
+        """End the answer so that its framing is complete."""
         if self._chunked:
             self._out.append(b"0\r\n\r\n")
         if self._out:
-            self._head_sent = True
-            self._client.write(b"".join(self._out))
-            self._out.clear()
-        self._end("answered", self._status)
+            self._write_out()
+        self._end(ending, self._status)
         self._client.exchange_ended(reusable=self._client.keep_alive)
 
     def answer_failed(self, reason: str, *, untouched: bool) -> None:
@@ -258,7 +319,7 @@ class Exchange:
             self._reached = False
             self._core.connect(self)
         elif self._head_sent:
-            self._cut("upstream-failed")
+            self._cut("upstream-failed", self._event_of("upstream_unavailable", reason))
         else:
             self._fail("upstream_unavailable", reason)
 
@@ -292,10 +353,13 @@ class Exchange:
     def timed_out(self) -> None:
         """The deadline has passed: give the slot up."""
         self._abandon_connection()
-        if self._head_sent:
-            self._cut("timed-out")
-        else:
-            self._fail("upstream_timeout", "the server took too long to answer", "timed-out")
+        late = "the server took too long to answer"
+        if not self._head_sent:
+            self._fail("upstream_timeout", late, "timed-out")
+            return
+        events = self._events
+        final = events.cut_off() if events is not None and self._core.now() >= self._last else None
+        self._cut("timed-out", final if final is not None else self._event_of("upstream_timeout", late))
 
     def client_left(self) -> None:
         """Cancel everything at once: nobody reads the answer."""
@@ -317,11 +381,27 @@ class Exchange:
         self._end(ending, status, refusal.kind)
         self._client.exchange_ended(reusable=self._client.keep_alive)
 
-    def _cut(self, ending: str) -> None:
-        """End an answer that has begun: the framing stays incomplete, so that the client can tell."""
-        if not self._ended:
+    def _event_of(self, kind: str, reason: str) -> bytes | None:
+        """Write what tells a stream's client that something went wrong; None where it cannot be told."""
+        if self._events is None:
+            return None
+        return self._events.failed(kind, f"The answer broke off: {reason}.", self.visit.route.errors)
+
+    def _cut(self, ending: str, final: bytes | None = None) -> None:
+        """End an answer that has begun.
+
+        A stream of events ends by the `final` ones. Where there are none the framing stays incomplete, so that the
+        client can tell.
+        """
+        if self._ended:
+            return
+        if final is None:
             self._end(ending, self._status)
             self._client.exchange_ended(reusable=False)
+            return
+        if final:
+            self._frame(final)
+        self._complete(ending)
 
     def _abandon_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -330,44 +410,47 @@ class Exchange:
 
     def _end(self, ending: str, status: int, refused: str = "") -> None:
         self._ended = True
-        usage = None
+        usage = told = None
         try:
-            usage = self._usage() if status == 200 else None
+            usage = told = self._usage() if status == 200 else None
+            if self._events is not None and (usage is None or usage.completion_tokens is None):
+                told = with_counted(usage, self._events.count())
         finally:
-            self._core.leave(self, usage)
+            self._core.leave(self, told)
             if self.visit.tokens is not None:
                 self._settle_tokens(ending, status, usage)
-        self._core.finished(self, ending, status, refused, usage, place_at=self._place_at,
+        self._core.finished(self, ending, status, refused, told, place_at=self._place_at,
                             queued_at=self._queued_at, first_byte=self._first_byte, sent=self._sent,
                             reached=self._reached)  # fmt: skip
         self._kept.clear()
 
     def _settle_tokens(self, ending: str, status: int, usage: Usage | None) -> None:
-        """Charge the tokens that were used: none where the server never had the request, or refused it itself.
+        """Charge the tokens that were used.
 
         Of an answer that was cut, what has passed is charged if the server counts as it goes (`timings_per_token`, or
-        vLLM's `continuous_usage_stats`) and was never held back: else it may have generated more than was seen.
+        vLLM's `continuous_usage_stats`) and was never held back.
         """
         core = self._core
-        visit = self.visit
-        held, visit.tokens = visit.tokens, None
-        quota = visit.pipeline.token_quota
-        if held is None or quota is None:
-            return
-        refused = ending == "answered" and (400 <= status < 500 or status == 503)
-        if not self._reached or refused:
-            quota.release(held, core.now())
-            return
-        if ending != "answered" and usage is not None and (self._held_back or not self._stream):
-            usage = Usage(usage.prompt_tokens, None, usage.compute_ms)
-        quota.settle(held, usage, core.now())
+        held, self.visit.tokens = self.visit.tokens, None
+        quota = self.visit.pipeline.token_quota
+        if held is not None and quota is not None:
+            answered = ending == "answered"
+            settle_tokens(
+                quota,
+                held,
+                usage,
+                self._events,
+                core.now(),
+                untouched=not self._reached or (answered and (400 <= status < 500 or status == 503)),
+                partly=not answered and (self._held_back or self._events is None),
+            )
 
     def _usage(self) -> Usage | None:
         form = self.visit.route.form
+        if form is not None and self._events is not None:
+            return usage_of(form, self._events)
         if form is None or not self._kept or self.visit.route.kind is _TOKENISE:
             return None
         whole = self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
-        if self._stream:
-            return last_usage(form, whole[-_TAIL:])
         answer = read_json(whole)
         return form.usage(answer) if isinstance(answer, dict) else None
