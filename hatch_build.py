@@ -40,6 +40,7 @@ COMPILED = (
     "corral/guard/body_check.py",
     "corral/guard/caller.py",
     "corral/guard/callers.py",
+    "corral/guard/cors.py",
     "corral/guard/gateway/connection.py",
     "corral/guard/gateway/core.py",
     "corral/guard/gateway/exchange.py",

@@ -27,6 +27,8 @@ def read_policy(source: PolicySource, environ: Mapping[str, str]) -> Policy:
             raise PolicyError(f"The policy cannot be used: {message}")
     else:
         policy = load_policy(None if source is None else Path(source), environ=environ)
+    if policy.cors.origins:
+        raise PolicyError("cors.origins is for `corral guard`: in an application, its own CORS middleware does that.")
     configured = policy.keys or policy.credentials.store or policy.jwt.key_settings
     if asks_for_keys(policy) and not configured:
         raise PolicyError(

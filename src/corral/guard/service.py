@@ -90,17 +90,14 @@ class Guard:
         core = self._core = Core(
             policy, built.pipeline, loop, access_log=self._access_log, metrics=self._metrics, traces=self._traces
         )
-        listener = self._listener = Listener(
-            core, self._answer_proxy if self._authz else ClientConnection, proxies=self._proxies
-        )
+        connect = self._answer_proxy if self._authz else ClientConnection
+        listener = self._listener = Listener(core, connect, proxies=self._proxies, tls=context)
         try:
             self._server = await loop.create_server(
                 listener.connection,
                 self._endpoint.host,
                 self._endpoint.port,
-                ssl=context,
                 backlog=1024,
-                ssl_handshake_timeout=policy.bounds.head_timeout if policy.listen.tls_certificate else None,
             )
         except OSError as error:
             raise ListenError(

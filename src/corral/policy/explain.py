@@ -49,6 +49,9 @@ def _doors(policy: Policy) -> Iterator[str]:
     tls = "with TLS" if policy.listen.tls_certificate else "without TLS"
     yield f"Listens on {policy.listen.address}, {tls}, and guards {policy.upstream.url} ({policy.upstream.dialect})."
     yield from who_is_let_in(policy)
+    if policy.cors.origins:
+        pages = "any site" if "*" in policy.cors.origins else ", ".join(policy.cors.origins)
+        yield f"Pages of {pages} may use it from a browser."
     if policy.identity.trusted_proxies:
         proxies = ", ".join(policy.identity.trusted_proxies)
         yield f"Believes {policy.identity.header} from {proxies}, and from nobody else."

@@ -191,6 +191,17 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cors:
+    """`[cors]`: which web pages may use the guard from a browser. None, unless their origins are listed."""
+
+    origins: tuple[str, ...] = setting(
+        (), help='Origins of the pages, as "https://app.example"; "*" is every page, where keys are demanded.'
+    )
+    credentials: bool = setting(False, help="Let browsers send what they keep for the guard: Basic passwords, cookies.")
+    max_age: float = setting(600.0, help="How long a browser may remember what pages may do.", unit="seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
     """`[upstream]`: the inference server that is guarded."""
 
@@ -198,10 +209,14 @@ class Upstream:
     dialect: Literal["llamacpp", "openai", "ollama"] = setting("llamacpp", help="What the server speaks.")
     api_key: str | None = setting(None, help="The key that the server itself demands; clients' keys never reach it.")
     connect_timeout: float = setting(5.0, help="Longest wait for a connection to the server.", unit="seconds")
-    first_byte_timeout: float = setting(300.0, help="Longest wait for the server's first byte.", unit="seconds")
-    idle_timeout: float = setting(60.0, help="Longest silence of the server within an answer.", unit="seconds")
+    first_byte_timeout: float = setting(
+        300.0, help="Longest wait for the first byte of an answer; of a stream, for its first token.", unit="seconds"
+    )
+    idle_timeout: float = setting(
+        60.0, help="Longest silence of the server within an answer; of a stream, between tokens.", unit="seconds"
+    )
     max_connections: int = setting(64, help="Connections to the server at most.")
-    max_answer: int = setting(64 * 1024 * 1024, help="Longest answer relayed.", unit="bytes")
+    max_answer: int = setting(64 * 1024 * 1024, help="Longest answer relayed; a stream is ended well.", unit="bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +272,9 @@ class Bounds:
     body_timeout: float = setting(20.0, help="Time for the whole body to arrive.", unit="seconds")
     idle_timeout: float = setting(60.0, help="Time a connection may rest between requests.", unit="seconds")
     write_timeout: float = setting(20.0, help="Time a client may refuse to read on.", unit="seconds")
-    total_timeout: float = setting(900.0, help="Time one request may take in all.", unit="seconds")
+    total_timeout: float = setting(
+        900.0, help="Time one request may take in all; a stream is ended well.", unit="seconds"
+    )
     shutdown_timeout: float = setting(30.0, help="Time running requests get to finish at shutdown.", unit="seconds")
     max_connections: int = setting(4096, help="Open connections in all.")
     max_connections_per_address: int = setting(
@@ -335,6 +352,7 @@ class Policy:
         "told as a limit's shadow is. Keys are still demanded.",
     )
     listen: Listen = setting(factory=Listen, help="Where the guard answers.")
+    cors: Cors = setting(factory=Cors, help="Which web pages may use the guard from a browser.")
     upstream: Upstream = setting(factory=Upstream, help="The inference server that is guarded.")
     keys: tuple[ApiKey, ...] = setting((), help="Credentials that are let in.")
     credentials: Credentials = setting(factory=Credentials, help="Where keys are kept that come and go.")

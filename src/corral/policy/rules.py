@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from corral.errors import PolicyError
 from corral.policy.address import parse_endpoint
+from corral.policy.cors_rules import cors_is_sane
 from corral.policy.jwt_rules import jwt_is_whole
 from corral.policy.model import LimitRule, Policy
 from corral.policy.partition_rules import wrong_partitions
@@ -190,6 +191,7 @@ RULES: tuple[Rule, ...] = (
     _addresses_parse,
     _upstream_can_be_reached,
     _tls_is_whole,
+    cors_is_sane,
     _numbers_are_sane,
     telemetry_applies,
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from corral.dialects.model import ErrorStyle, RouteClass
 from corral.guard.caller import Session, Visit
+from corral.guard.cors import is_preflight
 from corral.guard.gateway.exchange import Exchange
 from corral.guard.gateway.health import health_answer
 from corral.guard.gateway.incoming import TOO_LARGE, Incoming
@@ -58,6 +59,7 @@ class ClientConnection:
         self._lingering = False
         self._due = math.inf
         self.stalled = False
+        self.cors = b""
         self._request_id = ""
         self._arrived = 0.0
         self._wall = 0.0
@@ -166,8 +168,13 @@ class ClientConnection:
         self.http10 = incoming.http10
         self.head_only = incoming.method == b"HEAD"
         self.keep_alive = incoming.keep_alive and not core.draining
+        if core.cors.is_on:
+            self.cors = core.cors.lines(incoming.head.get(b"origin"))
         if incoming.fault:
             self.break_off("headers_too_large" if incoming.fault == TOO_LARGE else "bad_http", incoming.fault)
+            return
+        if incoming.method == b"OPTIONS" and is_preflight(incoming.head):
+            self._answer_preflight(incoming)
             return
         try:
             outcome = self._enter(incoming, now)
@@ -190,6 +197,17 @@ class ClientConnection:
     def _enter(self, incoming: Incoming, now: float) -> Visit | Refusal:
         """Ask the pipeline whether a request may go on, by its head."""
         return self._core.pipeline.enter(incoming.method, incoming.target, incoming.head, self._session, now)
+
+    def _answer_preflight(self, incoming: Incoming) -> None:
+        """Tell a browser whether a page may make a request. That costs no quota; it is logged where it is refused."""
+        answer = self._core.cors.preflight(incoming.head)
+        if type(answer) is Refusal:
+            self._refuse_head(incoming, answer)
+            return
+        assert isinstance(answer, bytes)
+        self.write(b"%b%b%b\r\n" % (answer, self._core.date, b"" if self.keep_alive else b"Connection: close\r\n"))
+        if not self.keep_alive:
+            self._linger()
 
     def _refuse_head(self, incoming: Incoming, refusal: Refusal) -> None:
         """Refuse before the body is read. A short body is read over, so that the connection can be kept."""
@@ -250,7 +268,8 @@ class ClientConnection:
             if self._transport.is_closing() or self._reader.current is not incoming:
                 return
             if status == 200 or status == 503:
-                self.write(health_answer(status, self._core.date, keep_alive=self.keep_alive, body=not self.head_only))
+                lines = self._core.date + self.cors
+                self.write(health_answer(status, lines, keep_alive=self.keep_alive, body=not self.head_only))
             else:
                 self.refuse(Refusal("upstream_unavailable", "The server does not answer.", _LLAMACPP, "health",
                                     retry_after=2.0))  # fmt: skip
@@ -290,7 +309,7 @@ class ClientConnection:
         status, start, rest = core.refusals.render(refusal, close=not self.keep_alive)
         if self.head_only:
             rest = rest[: rest.index(b"\r\n\r\n") + 4]
-        self.write(b"%b%bX-Request-Id: %b\r\n%b" % (start, core.date, self._request_id.encode(), rest))
+        self.write(b"%b%b%bX-Request-Id: %b\r\n%b" % (start, core.date, self.cors, self._request_id.encode(), rest))
         return status
 
     def exchange_ended(self, *, reusable: bool) -> None:
@@ -312,6 +331,7 @@ class ClientConnection:
         """Have answered a request: begin the next one that is there, or wait for it."""
         self._reader.current = None
         self._visit = None
+        self.cors = b""
         self._request_id = ""
         self._arrived = 0.0
         if self._core.draining and not self._reader.waiting:

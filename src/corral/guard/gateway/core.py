@@ -11,6 +11,7 @@ from corral.dialects.model import Route, Usage
 from corral.engine.admission import Admission, Refused, Running
 from corral.engine.fairqueue import service
 from corral.guard.caller import Session
+from corral.guard.cors import CorsRules
 from corral.guard.gateway.exchange import Exchange
 from corral.guard.gateway.health import Health
 from corral.guard.gateway.incoming import Incoming
@@ -63,6 +64,7 @@ class Core:
             policy.concurrency.max_wait,
             policy.concurrency.max_waiting_bytes,
         )
+        self.cors = CorsRules(policy.cors)
         self.draining = False
         self.date = b""
         self.wall_offset = 0.0

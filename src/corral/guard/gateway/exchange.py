@@ -40,6 +40,7 @@ class Client(Protocol):
     head_only: bool
     keep_alive: bool
     stalled: bool
+    cors: bytes
 
     def write(self, data: bytes) -> None:
         """Send bytes of the answer."""
@@ -189,7 +190,7 @@ class Exchange:
         self._out = [
             core.answer_start(status, content_type),
             core.date,
-            framing,
+            framing + client.cors,
             b"X-Request-Id: %b\r\n" % self.request_id.encode(),
             self._quota_lines(),
             b"\r\n",

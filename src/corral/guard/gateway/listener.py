@@ -1,11 +1,13 @@
 """Who may connect, and for how long: the open connections, their bounds, and the one tick that ends the overdue."""
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from corral.guard.gateway.connection import ClientConnection
+from corral.guard.gateway.handshake import Handshake
 from corral.guard.identity import Identity
 
 if TYPE_CHECKING:
@@ -15,10 +17,26 @@ TICK = 0.25
 """Seconds between looks at the deadlines: a timer for each request would cost more than all of them together."""
 
 
+class Open(Protocol):
+    """What counts as an open connection: a client's, or a handshake that may become one."""
+
+    deadline: float
+
+    def overdue(self) -> None:
+        """Its deadline has passed."""
+
+    def drain(self) -> None:
+        """The guard stops: close as soon as nothing is under way."""
+
+    def abort(self) -> None:
+        """Close now."""
+
+
 class Listener:
     """Keeps the open connections of one guard. `connect` builds each: whose requests are relayed, or only judged.
 
-    The connections of `proxies` are bounded in all alone: one of them brings many clients from its one address.
+    The connections of `proxies` are bounded in all alone: one of them brings many clients from its one address. With
+    `tls` each is secured first.
     """
 
     def __init__(
@@ -27,11 +45,13 @@ class Listener:
         connect: Callable[["Core", "Listener"], ClientConnection] = ClientConnection,
         *,
         proxies: Identity | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._core = core
         self._connect = connect
         self._proxies = proxies or Identity()
-        self._connections: set[ClientConnection] = set()
+        self._tls = tls
+        self._connections: set[Open] = set()
         self._by_address: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
         self.turned_away = 0
@@ -41,9 +61,11 @@ class Listener:
 
     def connection(self) -> asyncio.BaseProtocol:
         """Build the protocol for a new connection."""
+        if self._tls is not None:
+            return cast("asyncio.BaseProtocol", Handshake(self._core, self, self._tls, self._connect))
         return cast("asyncio.BaseProtocol", self._connect(self._core, self))
 
-    def opened(self, connection: ClientConnection, address: str) -> bool:
+    def opened(self, connection: Open, address: str) -> bool:
         """Take a connection in; False where there are too many, in all or from its address."""
         bounds = self._core.policy.bounds
         if len(self._connections) >= bounds.max_connections or (
@@ -55,7 +77,7 @@ class Listener:
         self._by_address[address] += 1
         return True
 
-    def closed(self, connection: ClientConnection, address: str) -> None:
+    def closed(self, connection: Open, address: str) -> None:
         """Forget a connection."""
         if connection in self._connections:
             self._connections.remove(connection)
