@@ -37,6 +37,10 @@ class AuthzConnection(ClientConnection):
         self._asked: Original | None = None
         self._judged = False
 
+    def _asks_for_a_page(self, incoming: Incoming) -> bool:  # noqa: ARG002  # the gateway's
+        """Say no: preflights are the proxy's to answer, and to ask about like everything else."""
+        return False
+
     def _enter(self, incoming: Incoming, now: float) -> Visit | Refusal:
         """Decide over the request that is asked about, as the gateway would by its head."""
         asked = self._asked

@@ -173,7 +173,7 @@ class ClientConnection:
         if incoming.fault:
             self.break_off("headers_too_large" if incoming.fault == TOO_LARGE else "bad_http", incoming.fault)
             return
-        if incoming.method == b"OPTIONS" and is_preflight(incoming.head):
+        if incoming.method == b"OPTIONS" and self._asks_for_a_page(incoming):
             self._answer_preflight(incoming)
             return
         try:
@@ -197,6 +197,10 @@ class ClientConnection:
     def _enter(self, incoming: Incoming, now: float) -> Visit | Refusal:
         """Ask the pipeline whether a request may go on, by its head."""
         return self._core.pipeline.enter(incoming.method, incoming.target, incoming.head, self._session, now)
+
+    def _asks_for_a_page(self, incoming: Incoming) -> bool:
+        """Tell whether an OPTIONS request is a preflight, which the guard answers by itself."""
+        return is_preflight(incoming.head)
 
     def _answer_preflight(self, incoming: Incoming) -> None:
         """Tell a browser whether a page may make a request. That costs no quota; it is logged where it is refused."""

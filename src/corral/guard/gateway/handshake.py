@@ -36,6 +36,7 @@ class Handshake:
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._task: asyncio.Task[None] | None = None
         self._early: list[bytes] = []
+        self._connection: ClientConnection | None = None
         self._address = ""
         self._lost = False
         self.deadline = 0.0
@@ -62,7 +63,7 @@ class Handshake:
                 server_side=True,
                 ssl_handshake_timeout=self._core.policy.bounds.head_timeout,
             )
-        except (OSError, ssl.SSLError):
+        except (OSError, RuntimeError):  # uvloop raises the latter where the transport has been closed
             self._transport.abort()  # no TLS, or not in time: nobody can be told why
         finally:
             self._listener.closed(self, self._address)
@@ -71,7 +72,7 @@ class Handshake:
 
     def _go_on(self, secured: asyncio.Transport) -> None:
         """Hand the connection over, with what has come behind the handshake."""
-        connection = self._connect(self._core, self._listener)
+        connection = self._connection = self._connect(self._core, self._listener)
         secured.set_protocol(cast("asyncio.BaseProtocol", connection))
         connection.connection_made(secured)
         for data in self._early:
@@ -89,11 +90,11 @@ class Handshake:
         """Close."""
         return False
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        """Note that there is nobody any more."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that there is nobody any more; the handshake fails by itself."""
         self._lost = True
-        if self._task is None or self._task.done():
-            self._listener.closed(self, self._address)
+        if self._connection is not None:
+            self._connection.connection_lost(exc)  # it was on its way when the connection was handed over
 
     def pause_writing(self) -> None:
         """Nothing: nothing is written yet."""
