@@ -298,3 +298,32 @@ def test_what_passes_counts_as_service_before_the_answer_has_ended(start_guard):
         assert 2 * (100 - 32 - 1) <= used <= 2 * 100
         go_on.set()
         connection.recv(65536)
+
+
+@pytest.mark.parametrize("kind", [b"application/json", b"text/event-stream"])
+def test_no_trailer_and_no_hop_by_hop_header_of_the_server_passes(start_guard, kind):
+    async def trails(seen, writer):
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\nTrailer: X-Secret\r\nServer: llama.cpp\r\n"
+            b"Connection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nX-Powered-By: C++\r\n\r\n"
+            % kind
+            + chunk(b"data: {}\n\n")
+            + b"0\r\nX-Secret: 1\r\nRetry-After: 7\r\nContent-Type: text/html\r\n\r\n"
+        )
+
+    guard = start_guard(trails, OPEN)
+    said = guard.exchange(CHAT)
+    assert said.endswith(b"data: {}\n\n\r\n0\r\n\r\n")
+    head = said.partition(b"\r\n\r\n")[0].lower()
+    for name in (
+        b"secret",
+        b"hop",
+        b"llama",
+        b"keep-alive",
+        b"proxy-",
+        b"powered",
+        b"retry-after",
+        b"trailer",
+        b"html",
+    ):
+        assert name not in head
