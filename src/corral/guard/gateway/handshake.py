@@ -6,10 +6,10 @@ be left half open. Here the connection is taken in first, and TLS begins behind 
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from corral.guard.gateway.connection import ClientConnection
     from corral.guard.gateway.core import Core
@@ -34,11 +34,11 @@ class Handshake:
         self._listener = listener
         self._context = context
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._task: asyncio.Task[None] | None = None
         self._early: list[bytes] = []
         self._connection: ClientConnection | None = None
         self._address = ""
         self._lost = False
+        self._shaking: Coroutine[Any, None, asyncio.Transport | None]
         self.deadline = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -50,23 +50,28 @@ class Handshake:
         if not self._listener.opened(self, self._address):
             self._transport.abort()
             return
-        self._transport.pause_reading()  # what comes now is TLS, which begins to read by itself
-        self._task = self._core.loop.create_task(self._shake())
+        self._shaking = self._core.loop.start_tls(
+            self._transport,
+            cast("asyncio.Protocol", self),
+            self._context,
+            server_side=True,
+            ssl_handshake_timeout=self._core.policy.bounds.head_timeout,
+        )
+        self._shake()
 
-    async def _shake(self) -> None:
-        secured: asyncio.Transport | None = None
+    def _shake(self, _: "asyncio.Future[None] | None" = None) -> None:
+        """Go on with the handshake, by hand: a task would begin it a turn later, after the first bytes were read."""
+        secured = None
         try:
-            secured = await self._core.loop.start_tls(
-                self._transport,
-                cast("asyncio.Protocol", self),
-                self._context,
-                server_side=True,
-                ssl_handshake_timeout=self._core.policy.bounds.head_timeout,
-            )
+            waited_for = cast("asyncio.Future[None]", self._shaking.send(None))
+        except StopIteration as done:
+            secured = cast("asyncio.Transport", done.value)
         except (OSError, RuntimeError):  # uvloop raises the latter where the transport has been closed
             self._transport.abort()  # no TLS, or not in time: nobody can be told why
-        finally:
-            self._listener.closed(self, self._address)
+        else:
+            waited_for.add_done_callback(self._shake)
+            return
+        self._listener.closed(self, self._address)
         if secured is not None and not self._lost:
             self._go_on(secured)
 
@@ -115,5 +120,8 @@ class Handshake:
     def abort(self) -> None:
         """Close now."""
         self._transport.abort()
-        if self._task is not None:
-            self._task.cancel()
+        self._shaking.close()
+        self._listener.closed(self, self._address)
+
+    def reloaded(self) -> None:
+        """Nothing: the connection that comes of it begins with the new policy."""

@@ -25,6 +25,9 @@ class Open(Protocol):
     def overdue(self) -> None:
         """Its deadline has passed."""
 
+    def reloaded(self) -> None:
+        """Another policy is in force."""
+
     def drain(self) -> None:
         """The guard stops: close as soon as nothing is under way."""
 
