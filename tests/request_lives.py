@@ -20,6 +20,9 @@ ENDINGS = (
 )  # fmt: skip
 """How lives may end. Besides, any of them may find no place, wait in vain, or not reach the server."""
 
+_WORDS = 3
+"""How many tokens each stream brings."""
+
 _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -53,7 +56,10 @@ class Life:
             # On a kept connection this looks like one that was closed before the request: it is sent again, and where
             # that cannot be, nobody has worked on it.
             return (prompt + completion, prompt, completion), FREE[:TOKEN_MEASURES]
-        return ((prompt + completion, prompt, completion),)
+        # What has passed is charged in any case; only the first lives reserve less than the server streams.
+        passed = range(_WORDS + 1) if record.status == 200 and told_completion is None else (0,)
+        answers = {max(completion, words) for words in passed}
+        return tuple((prompt + answer, prompt, answer) for answer in answers)
 
 
 @dataclass
@@ -117,7 +123,7 @@ class Lives:
             event |= counted
             life.passed = (life.prompt, life.completion)
         writer.write(_STREAM)
-        for _ in range(3):
+        for _ in range(_WORDS):
             writer.write(_chunk(event))
             await writer.drain()
             await asyncio.sleep(life.patience / 10)

@@ -78,7 +78,7 @@ def test_every_token_that_was_reserved_is_charged_or_given_back(monkeypatch):
         assert {life.ending for life in lives.lives} == set(ENDINGS)
         assert set(seen) == {
             "answered", "upstream-failed", "upstream-failed, unreached", "client-left", "client-left, unreached",
-            "timed-out", "refused, unreached",
+            "timed-out", "cut-off", "refused, unreached",
         }  # fmt: skip
         assert min(seen.values()) > 10, seen
         assert (guard.running, guard.waiting, guard.connections) == (0, 0, 0)
