@@ -65,6 +65,32 @@ def test_metrics_have_a_listener_of_their_own(corral: Start, llama_server: Llama
     assert "corral_running_requests 0.0" in text
 
 
+def test_the_admin_key_of_the_environment_opens_the_admin_api(corral: Start, llama_server: LlamaServer) -> None:
+    key = "0123456789abcdef"
+    command = corral(
+        "guard",
+        llama_server.url,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        environ={"CORRAL_ADMIN_KEY": key},
+    )
+    admin = command.said(r"Metrics and health: (http://127.0.0.1:\d+)/metrics").group(1)
+    command.said("The admin API there is open to admin keys")
+    assert httpx2.get(f"{admin}/status", trust_env=False).status_code == 401
+    answer = httpx2.get(f"{admin}/status", headers={"Authorization": f"Bearer {key}"}, trust_env=False)
+    assert answer.json()["running"] == 0
+    assert key not in command.errors
+
+
+def test_without_an_admin_key_the_admin_api_is_closed(corral: Start, llama_server: LlamaServer) -> None:
+    command = corral("guard", llama_server.url, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    admin = command.said(r"Metrics and health: (http://127.0.0.1:\d+)/metrics").group(1)
+    command.said("closed, since no admin key is configured")
+    assert httpx2.get(f"{admin}/status", trust_env=False).status_code == 403
+
+
 def test_a_key_is_made_where_one_is_demanded_and_none_is_there(
     corral: Start, llama_server: LlamaServer, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from corral.policy.template import kind_name, template
 
 COLLECTOR = "http://127.0.0.1:4318/v1/traces"
 HASH = "ab" * 32
-_ABSENT = ("endpoint =", "authorization =", "tls_", "api_key", "listen = ", "store", "secret", "public_key", "jwks_url", "issuer", "audience", "type",
+_ABSENT = ("endpoint =", "key_sha256", "authorization =", "tls_", "api_key", "listen = ", "store", "secret", "public_key", "jwks_url", "issuer", "audience", "type",
            "plan_claim")  # fmt: skip
 """Settings whose default is absence, which the template can only show as a placeholder."""
 
@@ -294,3 +294,22 @@ def test_whom_a_limit_counts_is_one_word_or_a_list():
         load_policy(text=limit('["user", "modle"]'))
     with pytest.raises(PolicyError, match=r"limits.0..per: 3 is not known here"):
         load_policy(text=limit("3"))
+
+
+def test_the_environments_admin_key_goes_before_the_files_where_there_is_a_listener():
+    text = f'[admin]\nlisten = "127.0.0.1:9464"\nkey_sha256 = "{"0" * 64}"'
+    key = "0123456789abcdef"
+    policy = load_policy(text=text, environ={"CORRAL_ADMIN_KEY": key})
+    assert policy.admin.key_sha256 == sha256(key.encode()).hexdigest()
+    assert load_policy(text=text, environ={"CORRAL_ADMIN_KEY": ""}).admin.key_sha256 == "0" * 64
+    assert load_policy(environ={"CORRAL_ADMIN_KEY": key}) == Policy(), "it may be there for `corral top` alone"
+
+
+def test_an_admin_key_that_is_short_is_refused():
+    with pytest.raises(PolicyError, match=r"too short.*\n?.*openssl rand"):
+        load_policy(text='[admin]\nlisten = "127.0.0.1:9464"', environ={"CORRAL_ADMIN_KEY": "short"})
+
+
+def test_an_admin_key_must_be_a_hash_and_open_something():
+    assert "64 hexadecimal digits" in error('[admin]\nlisten = "127.0.0.1:9464"\nkey_sha256 = "plain"')
+    assert "no listener" in error(f'[admin]\nkey_sha256 = "{"0" * 64}"')

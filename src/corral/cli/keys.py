@@ -52,7 +52,7 @@ def create(
         str | None, typer.Option("--plan", help="The policy's [plan.NAME] that it is on.", show_default=False)
     ] = None,
     expires: _Expires = None,
-    admin: Annotated[bool, typer.Option("--admin", help="May read the server's state routes.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Opens the admin API and state routes.")] = False,
     policy: _PolicyFile = None,
     store: _StoreFile = None,
     as_json: _AsJson = False,

@@ -56,7 +56,9 @@ Auth = Annotated[
 ]
 AdminOn = Annotated[
     str | None,
-    typer.Option("--admin", metavar="HOST:PORT", help="Where /metrics and /health answer.", show_default=False),
+    typer.Option(
+        "--admin", metavar="HOST:PORT", help="Where /metrics, /health and the admin API answer.", show_default=False
+    ),
 ]
 LogTo = Annotated[
     str | None,
@@ -251,7 +253,8 @@ def run(
 
 def summary(policy: "Policy", launch: "Launch | None", *, authz: bool = False) -> list[str]:
     """Say what runs: where it listens, whom it lets in, what it limits, and what is unwise about it."""
-    from corral.policy.authz import explain_authz  # noqa: PLC0415  # keeps --help fast
+    from corral.guard.admin.access import has_admin  # noqa: PLC0415  # keeps --help fast
+    from corral.policy.authz import explain_authz  # noqa: PLC0415  # as above
     from corral.policy.explain import explain, warnings  # noqa: PLC0415  # as above
 
     if launch is not None:
@@ -261,6 +264,8 @@ def summary(policy: "Policy", launch: "Launch | None", *, authz: bool = False) -
     sentences = explain_authz(policy) if authz else explain(policy)
     if policy.admin.listen is not None:
         sentences.append(f"Metrics and health: http://{policy.admin.listen}/metrics and /health.")
+        state = "open to admin keys" if has_admin(policy) else "closed, since no admin key is configured"
+        sentences.append(f"The admin API there is {state}.")
     notices = launch.notices if launch is not None else ()
     return [*sentences, *(f"Note: {sentence}" for sentence in (*notices, *warnings(policy)))]
 

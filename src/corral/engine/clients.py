@@ -45,6 +45,10 @@ class Clients:
     def __len__(self) -> int:
         return len(self.young) + len(self._old) + len(self._cells)
 
+    def keys(self) -> list[PartitionKey]:
+        """List the clients that have an entry of their own; those that share one are not told apart."""
+        return [*self.young, *(key for key in self._old if key not in self.young)]
+
     def find(self, key: PartitionKey, now: int) -> tuple[PartitionKey, int | None]:
         """Find whom to count for `key` (itself, or the cell it shares) and its state, None where there is none."""
         if now >= self.rotate_at:
@@ -147,3 +151,8 @@ class Clients:
 
 
 _CELL = "\0overflow"
+
+
+def is_own(key: PartitionKey) -> bool:
+    """Tell whether a key names a client, and no cell that strangers share."""
+    return type(key) is not tuple or key[0] != _CELL

@@ -17,7 +17,9 @@ from dataclasses import replace
 from typing import Any
 
 from corral.guard.access_log import AccessLog
-from corral.guard.admin import AdminServer
+from corral.guard.admin.access import AdminAccess
+from corral.guard.admin.api import AdminApi
+from corral.guard.admin.server import AdminServer
 from corral.guard.launch_arguments import Launch
 from corral.guard.launcher import START_TIMEOUT, Server, ServerEndedError, describe_ending, find_program
 from corral.guard.metrics import Metrics
@@ -176,7 +178,8 @@ async def _guard(
         await guard.start()
         if metrics is not None and policy.admin.listen is not None:
             endpoint = parse_endpoint(policy.admin.listen)
-            admin = AdminServer(metrics, (endpoint.host, endpoint.port))
+            api = AdminApi(guard, reloader, metrics, AdminAccess(policy, on_loopback=endpoint.is_loopback))
+            admin = AdminServer(metrics, (endpoint.host, endpoint.port), api)
             await admin.start()
             policy = replace(policy, admin=replace(policy.admin, listen=str(Endpoint(*admin.address))))
         bound = str(Endpoint(*guard.address))

@@ -8,12 +8,12 @@ each time that it does not stop (see `Penalties`).
 # ruff: noqa: SLF001  # who takes over reads what its predecessor, of the same class, keeps
 
 from collections import OrderedDict
+from typing import Protocol
 
 from corral.dialects.model import ErrorStyle
 from corral.engine import limits_from
 from corral.engine.decision import Deny
 from corral.engine.penalty import Penalties
-from corral.guard.authenticator import Authenticator
 from corral.guard.credentials import Credential, Rejection
 from corral.guard.refusal import Refusal
 from corral.policy.model import LimitRule, Quota
@@ -24,6 +24,22 @@ WRONG_KEY = LimitRule(name="wrong-keys", quota=Quota(10, 60.0), per="address")
 STRAY = LimitRule(name="strays", quota=Quota(10, 60.0), per="address")
 
 _REMEMBERED = 10_000
+
+
+class Judge(Protocol):
+    """What judges credentials; see `Authenticator`."""
+
+    def recall(self, presented: bytes, now: float) -> Credential | Rejection | None:
+        """Judge by what is known already; None where more would have to be done."""
+        ...
+
+    def verify(self, presented: bytes, now: float) -> Credential | Rejection:
+        """Judge what `recall` could not."""
+        ...
+
+    def claimed_name(self, presented: bytes) -> str | None:
+        """Name whom a token claims to be of, believing nothing."""
+        ...
 
 
 class Logins:
@@ -52,9 +68,7 @@ class Logins:
         self._penalties = before._penalties
         self._let_in = before._let_in
 
-    def check(
-        self, authenticator: Authenticator, presented: bytes | None, address: str, now: float
-    ) -> Credential | Refusal:
+    def check(self, authenticator: Judge, presented: bytes | None, address: str, now: float) -> Credential | Refusal:
         """Judge the credential that was presented, or say why it is refused."""
         if presented is None:
             limited = self.stray(address, now)

@@ -107,7 +107,7 @@ class Guard:
         self.address = self._server.sockets[0].getsockname()[:2]
         listener.start()
         if self._metrics is not None:
-            show_state(self._metrics, core, listener, self._tracked)
+            show_state(self._metrics, core, listener, lambda: self.store)
 
     def _answer_proxy(self, core: Core, listener: Listener) -> ClientConnection:
         identity = self._policy.identity
@@ -172,14 +172,34 @@ class Guard:
         )
         return _Built(pipeline, store, logins, authenticator, kept)
 
-    def _tracked(self) -> MemoryStore:
-        assert self._built is not None
-        return self._built.store
-
     @property
     def policy(self) -> Policy:
         """The policy in force."""
         return self._policy
+
+    @property
+    def core(self) -> Core:
+        """What all connections share, once it has started."""
+        assert self._core is not None
+        return self._core
+
+    @property
+    def listener(self) -> Listener:
+        """The open connections, once it has started."""
+        assert self._listener is not None
+        return self._listener
+
+    @property
+    def store(self) -> MemoryStore:
+        """What counts now, once it has started."""
+        assert self._built is not None
+        return self._built.store
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """What judges keys now, once it has started."""
+        assert self._built is not None
+        return self._built.authenticator
 
     @property
     def running(self) -> int:

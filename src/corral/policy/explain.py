@@ -185,6 +185,8 @@ def warnings(policy: Policy) -> list[str]:
         found.append(f'Anybody who can reach {policy.listen.address} may use the model: auth is "none".')
     if asks_for_keys(policy) and not loopback and not policy.listen.tls_certificate:
         found.append("Keys travel in the clear: listen.tls_certificate is not set. Put TLS here or in front.")
+    if policy.admin.listen is not None and not parse_endpoint(policy.admin.listen).is_loopback:
+        found.append(f"Admin keys travel in the clear to {policy.admin.listen}; put TLS in front of it.")
     if policy.jwt.key_settings and policy.jwt.audience is None:
         found.append("jwt.audience is not set: tokens that were signed for something else may be let in, too.")
     if not policy.limits:

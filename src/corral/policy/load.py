@@ -19,7 +19,9 @@ from corral.policy.positions import find_lines
 from corral.policy.rules import check
 
 ENVIRONMENT_KEY = "CORRAL_API_KEY"
-_NOT_SETTINGS = frozenset((ENVIRONMENT_KEY, "CORRAL_LLAMA_SERVER"))
+ADMIN_KEY = "CORRAL_ADMIN_KEY"
+_NOT_SETTINGS = frozenset((ENVIRONMENT_KEY, ADMIN_KEY, "CORRAL_LLAMA_SERVER"))
+_SHORTEST_ADMIN_KEY = 16
 
 _LONGEST = 1024 * 1024
 _WRITE_ONE = "A policy is a TOML file; `corral init` writes one."
@@ -102,6 +104,7 @@ def load_policy(
     policy: Policy = _build(Policy, table, (), source)
     source.tell()
     policy = _with_environment_key(policy, (environ or {}).get(ENVIRONMENT_KEY))
+    policy = _with_admin_key(policy, (environ or {}).get(ADMIN_KEY))
     for problem_path, message in check(policy):
         source.note(problem_path, message)
     source.tell()
@@ -281,3 +284,15 @@ def _with_environment_key(policy: Policy, secret: str | None) -> Policy:
     if any(known.sha256.lower() == key.sha256 for known in policy.keys):
         return policy
     return replace(policy, keys=(*policy.keys, key))
+
+
+def _with_admin_key(policy: Policy, secret: str | None) -> Policy:
+    """Take the admin key of the environment, where there is an admin listener: else it is for `corral top` alone."""
+    if not secret or policy.admin.listen is None:
+        return policy
+    if len(secret) < _SHORTEST_ADMIN_KEY:
+        raise PolicyError(
+            f"The environment's {ADMIN_KEY} is too short to be safe: it has less than {_SHORTEST_ADMIN_KEY} "
+            "characters. `openssl rand -hex 32` writes one."
+        )
+    return replace(policy, admin=replace(policy.admin, key_sha256=sha256(secret.encode()).hexdigest()))

@@ -98,7 +98,7 @@ class ApiKey:
 
     name: str = setting(help="Who holds the key: shown in logs, metrics and refusals in the key's stead.")
     sha256: str = setting(help='Hex SHA-256 of the key: printf %s "$KEY" | sha256sum')
-    admin: bool = setting(False, help="May read the server's state routes (/slots, /props, /metrics).")
+    admin: bool = setting(False, help="May use the admin API, and read the server's state routes.")
     plan: str | None = setting(None, help="The [plan.NAME] that its holder is on; absent: what everybody may.")
 
 
@@ -293,10 +293,15 @@ class Routes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admin:
-    """`[admin]`: metrics and health of the guard itself, on a listener of their own."""
+    """`[admin]`: metrics, health and the admin API of the guard itself, on a listener of their own."""
 
     listen: str | None = setting(
-        None, help='Host and port of the metrics listener, as "127.0.0.1:9464"; absent is off.'
+        None, help='Host and port of the listener for metrics and the admin API, as "127.0.0.1:9464"; absent is off.'
+    )
+    key_sha256: str | None = setting(
+        None,
+        help="Hex SHA-256 of the key that opens the admin API, as do keys with admin = true; the environment's "
+        "CORRAL_ADMIN_KEY is such a key itself. Without any it is closed.",
     )
 
 
@@ -373,6 +378,6 @@ class Policy:
     generation: Generation = setting(factory=Generation, help="What one request may ask of the model.")
     bounds: Bounds = setting(factory=Bounds, help="What one connection may cost.")
     routes: Routes = setting(factory=Routes, help="What is let through besides inference.")
-    admin: Admin = setting(factory=Admin, help="Metrics and health of the guard itself.")
+    admin: Admin = setting(factory=Admin, help="Metrics, health and admin API of the guard itself.")
     log: Log = setting(factory=Log, help="One line a request.")
     telemetry: Telemetry = setting(factory=Telemetry, help="Traces of requests, by OpenTelemetry.")

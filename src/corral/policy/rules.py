@@ -123,6 +123,19 @@ def _addresses_parse(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
             yield ("identity", "trusted_proxies", index), f'{error}; write a network as "10.0.0.0/8".'
 
 
+def _admin_key_applies(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
+    key = policy.admin.key_sha256
+    if key is None:
+        return
+    if not _SHA256.fullmatch(key):
+        yield (
+            ("admin", "key_sha256"),
+            ('this must be the key\'s SHA-256, 64 hexadecimal digits: printf %s "$KEY" | sha256sum'),
+        )
+    if policy.admin.listen is None:
+        yield ("admin", "key_sha256"), 'there is no listener that it would open: add admin.listen = "127.0.0.1:9464".'
+
+
 def _upstream_can_be_reached(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
     url = policy.upstream.url
     parts = urlsplit(url)
@@ -189,6 +202,7 @@ RULES: tuple[Rule, ...] = (
     prices_are_whole,
     jwt_is_whole,
     _addresses_parse,
+    _admin_key_applies,
     _upstream_can_be_reached,
     _tls_is_whole,
     cors_is_sane,

