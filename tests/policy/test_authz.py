@@ -19,6 +19,7 @@ WRONG = {
     "[bounds]\nmax_depth = 9": ("bounds.max_depth", "relays"),
     '[bounds]\ntotal_timeout = "9s"': ("bounds.total_timeout", "proxy"),
     '[[limits]]\nname = "t"\nquota = "9 tokens/day"': ("limits[0].quota", '"t" counts tokens'),
+    '[[limits]]\nname = "e"\nquota = "9 tokens/day"\nexact = true': ("limits[0].quota", "corral guard UPSTREAM"),
     '[[limits]]\nname = "o"\nquota = "9 output tokens/day"': ("limits[0].quota", "counts output tokens"),
     '[[limits]]\nname = "c"\nquota = "4 concurrent requests"': ("limits[0].quota", "counts concurrent requests"),
     '[[limits]]\nname = "g"\nquota = "600 gpu-seconds/hour"': ("limits[0].quota", "counts gpu-seconds"),

@@ -64,3 +64,9 @@ def test_a_budget_that_is_less_than_one_answer_is_warned_of():
     (said,) = (warning for warning in warnings(narrow) if "may cost" in warning)
     assert 'Limit "a" has 0.001 usd, but the answers to one request may cost 0.001229 usd' in said
     assert not any("may cost" in warning for warning in warnings(roomy))
+
+
+def test_who_has_prompts_counted_is_said():
+    said = "\n".join(explain(load_policy(text=limit("300 tokens/hour", "exact = true"))))
+    assert 'For "a" the server counts each prompt before it is let in' in said
+    assert "counts each prompt" not in "\n".join(explain(load_policy(text=limit("300 tokens/hour"))))

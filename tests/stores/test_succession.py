@@ -167,3 +167,19 @@ def test_who_shares_a_cell_goes_on_sharing_it():
     new.adopt(old, 0.0)
     assert remaining(new, "late", 0.0) == 1
     assert remaining(new, "first", 0.0) == 5
+
+
+def test_a_hold_from_before_is_adjusted_where_it_counts_now():
+    old = store(rule(100, unit="tokens", name="gone"), rule(100, unit="tokens"))
+    hold = old.hold(old.bind(("a", "a")), 0.0, (10, 10, 0))
+    new = store(rule(80, unit="tokens"))
+    moves = new.adopt(old, 0.0)
+    stand_in = Succeeded(lambda: new, moves, 1)
+    assert isinstance(stand_in.adjust(hold, 0.0, (81, 81, 0)), Deny)
+    assert remaining(new, "a", 0.0) == 70
+    assert stand_in.adjust(hold, 0.0, (60, 60, 0)) is None
+    assert remaining(new, "a", 0.0) == 20
+    assert (hold.tightest.name, hold.tightest.remaining) == ("client", 20)
+    stand_in.settle(hold, 0.0, (50, 50, 0))
+    assert stand_in.adjust(hold, 0.0, (70, 70, 0)) is None
+    assert (remaining(new, "a", 0.0), new.held) == (30, 0)

@@ -1,5 +1,6 @@
 """llama.cpp's `llama-server`, with its native routes and the OpenAI and Anthropic ones that it serves too."""
 
+from corral.dialects.counters import counts_alike, lists_tokens
 from corral.dialects.forms.chat import CHAT, MESSAGES, RESPONSES
 from corral.dialects.forms.completion import INFILL, NATIVE, OPENAI
 from corral.dialects.forms.inputs import EMBEDDINGS, RERANK, TOKENISE
@@ -8,16 +9,21 @@ from corral.dialects.table import TableDialect, route
 
 _OWN = ErrorStyle.LLAMACPP
 _ANTHROPIC = ErrorStyle.ANTHROPIC
+_TOKENS = lists_tokens("/tokenize")
 
 LLAMACPP = TableDialect(
     "llamacpp",
     (
-        route("completion", RouteClass.INFERENCE, "POST", "/completion", "/completions", form=NATIVE, errors=_OWN),
+        route("completion", RouteClass.INFERENCE, "POST", "/completion", "/completions", form=NATIVE, errors=_OWN,
+              counter=_TOKENS),
         route("infill", RouteClass.INFERENCE, "POST", "/infill", form=INFILL, errors=_OWN),
-        route("text-completion", RouteClass.INFERENCE, "POST", "/v1/completions", form=OPENAI),
-        route("chat", RouteClass.INFERENCE, "POST", "/v1/chat/completions", "/chat/completions", form=CHAT),
-        route("responses", RouteClass.INFERENCE, "POST", "/v1/responses", "/responses", form=RESPONSES),
-        route("messages", RouteClass.INFERENCE, "POST", "/v1/messages", form=MESSAGES, errors=_ANTHROPIC),
+        route("text-completion", RouteClass.INFERENCE, "POST", "/v1/completions", form=OPENAI, counter=_TOKENS),
+        route("chat", RouteClass.INFERENCE, "POST", "/v1/chat/completions", "/chat/completions", form=CHAT,
+              counter=counts_alike("/v1/chat/completions/input_tokens")),
+        route("responses", RouteClass.INFERENCE, "POST", "/v1/responses", "/responses", form=RESPONSES,
+              counter=counts_alike("/v1/responses/input_tokens")),
+        route("messages", RouteClass.INFERENCE, "POST", "/v1/messages", form=MESSAGES, errors=_ANTHROPIC,
+              counter=counts_alike("/v1/messages/count_tokens")),
         route("embedding", RouteClass.EMBEDDING, "POST", "/embedding", "/embeddings", form=EMBEDDINGS, errors=_OWN),
         route("embeddings", RouteClass.EMBEDDING, "POST", "/v1/embeddings", form=EMBEDDINGS),
         route("rerank", RouteClass.EMBEDDING, "POST", "/rerank", "/reranking", "/v1/rerank", "/v1/reranking",

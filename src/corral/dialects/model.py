@@ -1,6 +1,6 @@
 """What a dialect is: the routes of one inference API, and how their requests and answers are read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -101,10 +101,25 @@ class Form(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Counter:
+    """How a server is asked how many tokens the prompt of a request has, which it then does not run.
+
+    `path` is where, with POST. `question` makes the body of a request into that of the question; None where this prompt
+    cannot be asked for. `count` reads the answer, a JSON object; None where it does not say. An answer grows by
+    `per_byte` bytes at most with each byte of the question.
+    """
+
+    path: bytes
+    question: Callable[[bytes], bytes | None]
+    count: Callable[[Mapping[str, Any]], int | None]
+    per_byte: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Route:
     """One thing a server does. Aliases share the Route: what is counted and forwarded is the route, not its spelling.
 
-    A route is equal to itself alone.
+    A route is equal to itself alone. `counter` counts its prompts, where the server has such a thing.
     """
 
     name: str
@@ -113,6 +128,7 @@ class Route:
     path: bytes
     form: Form | None
     errors: ErrorStyle
+    counter: Counter | None = None
 
 
 class Dialect(Protocol):

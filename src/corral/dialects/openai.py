@@ -1,5 +1,6 @@
 """Any server with OpenAI's API: vLLM, LiteLLM, TGI, llama-cpp-python. Only what that API has is let through."""
 
+from corral.dialects.counters import vllm_chat, vllm_text
 from corral.dialects.forms.chat import CHAT, MESSAGES, RESPONSES
 from corral.dialects.forms.completion import OPENAI as COMPLETION
 from corral.dialects.forms.inputs import EMBEDDINGS, RERANK, TOKENISE
@@ -9,8 +10,9 @@ from corral.dialects.table import TableDialect, route
 OPENAI = TableDialect(
     "openai",
     (
-        route("chat", RouteClass.INFERENCE, "POST", "/v1/chat/completions", form=CHAT),
-        route("text-completion", RouteClass.INFERENCE, "POST", "/v1/completions", form=COMPLETION),
+        route("chat", RouteClass.INFERENCE, "POST", "/v1/chat/completions", form=CHAT, counter=vllm_chat("/tokenize")),
+        route("text-completion", RouteClass.INFERENCE, "POST", "/v1/completions", form=COMPLETION,
+              counter=vllm_text("/tokenize")),
         route("responses", RouteClass.INFERENCE, "POST", "/v1/responses", form=RESPONSES),
         route("messages", RouteClass.INFERENCE, "POST", "/v1/messages", form=MESSAGES, errors=ErrorStyle.ANTHROPIC),
         route("embeddings", RouteClass.EMBEDDING, "POST", "/v1/embeddings", form=EMBEDDINGS),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from corral.dialects.model import ErrorStyle, Form, Route, RouteClass
+from corral.dialects.model import Counter, ErrorStyle, Form, Route, RouteClass
 
 
 def route(
@@ -12,10 +12,11 @@ def route(
     *paths: str,
     form: Form | None = None,
     errors: ErrorStyle = ErrorStyle.OPENAI,
+    counter: Counter | None = None,
 ) -> tuple[Route, tuple[bytes, ...]]:
     """Describe a route and its aliases; the first path is what the server is sent."""
     encoded = tuple(path.encode() for path in paths)
-    return Route(name, kind, method.encode(), encoded[0], form, errors), encoded
+    return Route(name, kind, method.encode(), encoded[0], form, errors, counter), encoded
 
 
 class TableDialect:

@@ -8,6 +8,7 @@ from corral.errors import PolicyError
 from corral.policy.explain import asks_for_keys
 from corral.policy.load import load_policy
 from corral.policy.model import Policy
+from corral.policy.plans import all_limits
 from corral.policy.rules import check
 
 PolicySource = Policy | str | os.PathLike[str] | None
@@ -29,6 +30,13 @@ def read_policy(source: PolicySource, environ: Mapping[str, str]) -> Policy:
         policy = load_policy(None if source is None else Path(source), environ=environ)
     if policy.cors.origins:
         raise PolicyError("cors.origins is for `corral guard`: in an application, its own CORS middleware does that.")
+    for rule in all_limits(policy):
+        if rule.exact:
+            raise PolicyError(
+                f'The limit "{rule.name}" is exact, but a guard inside an application has no server that it could ask '
+                "to count a prompt: remove exact = true, so that prompts are estimated, or put a guard in front of the "
+                "server: corral guard UPSTREAM."
+            )
     configured = policy.keys or policy.credentials.store or policy.jwt.key_settings
     if asks_for_keys(policy) and not configured:
         raise PolicyError(

@@ -52,6 +52,10 @@ def show_state(metrics: Metrics, core: "Core", listener: "Listener", store: "Cal
     )  # fmt: skip
     metrics.gauge("corral_tracked_clients", "Clients that a limit keeps a count for.", lambda: len(store()))
     metrics.gauges("corral_held_tokens", "Tokens reserved for requests that run, by the limit.", "limit", held)
+    metrics.counters(
+        "corral_prompt_counts", "Prompts for limits that want them exact, by what became of counting them.", "outcome",
+        lambda: core.counting.outcomes,
+    )  # fmt: skip
 
 
 def upstream_up(core: "Core") -> float:

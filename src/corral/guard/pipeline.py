@@ -202,6 +202,29 @@ class Pipeline:
         visit.cap = outcome.cap
         return reclamp(visit.route, prepared, outcome.cap)
 
+    def counted(self, visit: Visit, prepared: bytes, prompt: int | None, now: float) -> bytes | Refusal:
+        """Hold what a request may use now that its prompt was counted; None where it was not. Returns the body to send.
+
+        `prepared` is what `prepare` returned. A request that has to wait gets back what it took as a request.
+        """
+        held, quota, asked = visit.tokens, self.token_quota, visit.asked
+        assert held is not None
+        assert quota is not None
+        assert asked is not None
+        key = visit.caller.key
+        cap, told = held.cap, len(held.hold.shadowed)
+        refusal = quota.adjust(held, visit.route, asked, prompt, plan=None if key is None else key.plan, now=now)
+        if refusal is not None:
+            if refusal.retry_after is not None:
+                self.give_back(visit, now)
+            return refusal
+        if len(held.hold.shadowed) > told:
+            visit.shadow += by_limits(held.hold.shadowed[told:], self._rules)
+        if held.cap == cap:
+            return prepared
+        visit.cap = held.cap
+        return reclamp(visit.route, prepared, held.cap)
+
     def give_back(self, visit: Visit, now: float) -> None:
         """Return what a visit took as a request: it was refused for want of what others have just now."""
         if visit.reservation.cost:

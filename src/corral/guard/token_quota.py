@@ -32,6 +32,9 @@ _TYPICAL = 2.0
 
 _FOLLOW = 0.1
 
+_LEAST_PROMPT = 1
+"""What every prompt has, whatever its server makes of it: one token may stand for a long text."""
+
 
 class TokenHold:
     """What one request holds: the hold itself, what was reserved, and what its prompt was estimated to be.
@@ -39,11 +42,12 @@ class TokenHold:
     `cap` is the most tokens that each answer may have; `left` is the limit on tokens that stands tightest now that it
     runs, and `other` that among the limits on anything else. `compute` is how many milliseconds of the server's it
     holds, `since` when it began. `client` is whose limits count, and `more` what was held when the prompt turned out to
-    be longer than estimated.
+    be longer than estimated. `uncounted` says that of its prompt only the least is held, until it has been counted.
     """
 
     __slots__ = (
         "cap", "client", "compute", "estimated", "hold", "left", "model", "more", "other", "reserved", "since",
+        "uncounted",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +65,7 @@ class TokenHold:
         self.model = model
         self.compute = compute
         self.since = since
+        self.uncounted = False
 
 
 class TokenQuota:
@@ -78,6 +83,8 @@ class TokenQuota:
         self._room = {name: room_in([r for r in rules if not r.shadow]) for name, rules in limits.items()}
         self._in_shadow = any(rule.shadow for rule in self._rules.values())
         self._shadow_room = {name: room_in(rules) for name, rules in limits.items()}
+        self._exact = frozenset(name for name, rules in limits.items() if any(rule.exact for rule in rules))
+        """The plans whose clients' prompts the server counts."""
         self._refusals = HeldRefusals(self._rules, self._prices)
         self._typical = _TYPICAL
         self.corrections = Corrections()
@@ -105,18 +112,24 @@ class TokenQuota:
         `prepared` is the body that the server would get. Where `cap` is more than the whole quota has, a client that
         named no maximum gets what it has, LEAST_ANSWER at least; what a client asks for is never shrunk, and nothing
         is for want of what others use just now. A refused request holds nothing.
+
+        Where the server is to count the prompt, the least that it can be is held, and `adjust` is to follow.
         """
         estimated = estimate(prepared, asked.prompt_chars) if self._counts_use else 0.0
         prompt = self.corrections.correct(asked.model, estimated)
+        uncounted = bool(self._exact) and plan in self._exact and route.counter is not None
+        if uncounted:
+            prompt = _LEAST_PROMPT
         reserved = reserve(prompt, cap, asked.choices)
         room = self._room[plan]
         wanted = costs(reserved) if self._tokens_alone else self._wanted(asked.model, reserved, room)
         dear = self._prices is not None and wanted[MONEY] > room[MONEY]
         if wanted[0] > room[0] or wanted[1] > room[1] or wanted[2] > room[2] or dear:
-            largest = self._refusals.largest(room, reserved, asked)
-            if asked.max_tokens is not None or not LEAST_ANSWER <= largest < cap:
-                return self._refusals.never(route, asked, reserved, wanted, room)
-            cap = largest
+            smaller = self._smaller(route, asked, cap, reserved, wanted, room)
+            if type(smaller) is Refusal:
+                return smaller
+            assert isinstance(smaller, int)
+            cap = smaller
             reserved = reserve(prompt, cap, asked.choices)
             wanted = costs(reserved) if self._tokens_alone else self._wanted(asked.model, reserved, room)
         in_shadow = (
@@ -131,6 +144,7 @@ class TokenQuota:
         held = TokenHold(client, outcome, cap, reserved, estimated, asked.model, compute, now)
         if outcome.other is not None:
             held.other = shown(outcome.other, self._rules[outcome.other.name])
+        held.uncounted = uncounted
         return held
 
     def _if_in_force(self, asked: Asked, cap: int, reserved: Tokens, wanted: Costs, room: Costs) -> Costs:
@@ -144,6 +158,50 @@ class TokenQuota:
             if asked.max_tokens is None and LEAST_ANSWER <= largest < cap:
                 reserved = reserve(reserved.input, largest, asked.choices)
         return costs(reserved) if self._tokens_alone else self._wanted(asked.model, reserved, room)
+
+    def _smaller(
+        self, route: Route, asked: Asked, cap: int, reserved: Tokens, wanted: Costs, room: Costs
+    ) -> int | Refusal:
+        """Find the most tokens that each answer may have in the whole quota, which has no room for `cap`."""
+        largest = self._refusals.largest(room, reserved, asked)
+        if asked.max_tokens is not None or not LEAST_ANSWER <= largest < cap:
+            return self._refusals.never(route, asked, reserved, wanted, room)
+        return largest
+
+    def adjust(
+        self, held: TokenHold, route: Route, asked: Asked, counted: int | None, *, plan: str | None, now: float
+    ) -> Refusal | None:
+        """Hold a prompt as the server has counted it, instead of the least; None is as it is estimated.
+
+        `held.cap` may become less, as `reserve` says. After a refusal the request holds what it held: let it go.
+        """
+        held.uncounted = False
+        prompt = (
+            self.corrections.correct(asked.model, held.estimated) if counted is None else max(_LEAST_PROMPT, counted)
+        )
+        cap, room = held.cap, self._room[plan]
+        reserved = reserve(prompt, cap, asked.choices)
+        wanted = self._wanted(asked.model, reserved, room)
+        if any(wanted[measure] > room[measure] for measure in (0, 1, 2, MONEY)):
+            smaller = self._smaller(route, asked, cap, reserved, wanted, room)
+            if isinstance(smaller, Refusal):
+                return smaller
+            cap = smaller
+            reserved = reserve(prompt, cap, asked.choices)
+            wanted = self._wanted(asked.model, reserved, room)
+        in_shadow = (
+            self._if_in_force(asked, cap, reserved, wanted, self._shadow_room[plan]) if self._in_shadow else None
+        )
+        denial = self._store.adjust(held.hold, now, wanted, in_shadow)
+        if denial is not None:
+            return self._refusals.not_now(
+                route, asked, reserved, wanted, denial, plan=plan, typical=self._typical
+            )  # fmt: skip
+        held.cap, held.reserved, held.compute = cap, reserved, 0 if self._rates is None else wanted[COMPUTE]
+        held.left = held.hold.tightest
+        other = held.hold.other
+        held.other = None if other is None else shown(other, self._rules[other.name])
+        return None
 
     def _wanted(self, model: str | None, reserved: Tokens, room: Costs) -> Costs:
         """Say what a request holds by every measure. An estimate of time is never more than the whole quota."""

@@ -143,6 +143,12 @@ def _limits(policy: Policy) -> Iterator[str]:
             "A running request holds what it may use at most; when it ends, it is charged what the server "
             "reports, or all that it held where the server reports nothing."
         )
+    exact = [f'"{limit.name}"' for limit in all_limits(policy) if limit.exact]
+    if exact:
+        yield (
+            f"For {', '.join(exact)} the server counts each prompt before it is let in; where it cannot, or not in "
+            "time, the prompt is estimated."
+        )
     if any(limit.quota.period for limit in all_limits(policy)):
         kept = policy.budgets.store
         yield (

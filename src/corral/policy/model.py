@@ -74,6 +74,11 @@ class LimitRule:
         False,
         help="Count, and tell what it would have refused, in the log, metrics and X-Corral-Shadow; refuse nothing.",
     )
+    exact: bool = setting(
+        False,
+        help="Have the server count each prompt before it is let in, instead of estimating it (tokens, input tokens "
+        "and costs).",
+    )
 
     @property
     def partitions(self) -> tuple[Partition, ...]:

@@ -13,7 +13,7 @@ from corral.policy.jwt_rules import jwt_is_whole
 from corral.policy.model import LimitRule, Policy
 from corral.policy.partition_rules import wrong_partitions
 from corral.policy.telemetry_rules import telemetry_applies
-from corral.policy.unit_rules import prices_are_whole, wrong_units
+from corral.policy.unit_rules import counts_have_room, prices_are_whole, wrong_units
 
 KeyPath = tuple[str | int, ...]
 Rule = Callable[[Policy], Iterator[tuple[KeyPath, str]]]
@@ -200,6 +200,7 @@ RULES: tuple[Rule, ...] = (
     _keys_are_hashes,
     _plans_are_sane,
     prices_are_whole,
+    counts_have_room,
     jwt_is_whole,
     _addresses_parse,
     _admin_key_applies,

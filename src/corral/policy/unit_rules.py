@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from corral.policy.model import ANY_MODEL, LimitRule, Policy
 from corral.policy.plans import all_limits
 
+COUNTING = ("llamacpp", "openai")
+"""The dialects whose servers count a prompt when they are asked to."""
+
 _ANY_PRICE = f'[price."{ANY_MODEL}"]'
 
 
@@ -30,11 +33,33 @@ def wrong_units(policy: Policy, limit: LimitRule) -> Iterator[tuple[str, str]]:
             "burst",
             f"{burst:,} at once are more than the {quota.amount:,} of the quota; write at most that.",
         )
+    if limit.exact and (wrong := _not_exact(policy, quota.unit)):
+        yield "exact", wrong
     if quota.unit == "cost" and ANY_MODEL not in policy.price:
         yield (
             "quota",
             f"costs are counted by prices, and models that have none would cost nothing; add {_ANY_PRICE} with input "
             "and output, the price of a million tokens.",
+        )
+
+
+def _not_exact(policy: Policy, unit: str) -> str:
+    """Say why prompts cannot be counted for a limit on `unit`; "" where they can."""
+    if unit not in ("tokens", "input tokens", "cost"):
+        return f"prompts are counted for tokens, input tokens and costs, and this limit counts {unit}; remove it."
+    dialect = policy.upstream.dialect
+    if dialect not in COUNTING:
+        return f"{dialect} has no route that counts a prompt, so prompts can only be estimated there; remove it."
+    return ""
+
+
+def counts_have_room(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Say where no connection to the server is left to count prompts with."""
+    needed = policy.concurrency.max_running + 2
+    if policy.upstream.max_connections < needed and any(rule.exact for rule in all_limits(policy)):
+        yield (
+            ("upstream", "max_connections"),
+            f"an exact limit has prompts counted beside the requests that run; write {needed} or more.",
         )
 
 

@@ -44,6 +44,16 @@ class Store(Protocol):
         """
         ...
 
+    def adjust(self, hold: Hold, now: float, costs: Costs, shadow_costs: Costs | None = None) -> Deny | None:
+        """Change what a request holds, in one step: now that more is known, it will use so much at most.
+
+        Each limit that something is held of must have room for what is added, or nothing changes; where less is held
+        than before nobody is asked. A limit of which nothing is held stays so, and a hold never shrinks to nothing: it
+        keeps 1, so that what it uses is charged. A limit in shadow that has no room is told in `hold.shadowed`, and
+        nothing is held of it any more. Nothing happens to a hold that has ended.
+        """
+        ...
+
     def settle(self, hold: Hold, now: float, costs: Costs) -> None:
         """End a hold: charge what was used, more or less than was held, and let the hold go. At most once."""
         ...

@@ -225,6 +225,53 @@ class MemoryStore:
             if changed is not None:
                 changed.add(key)
 
+    def adjust(self, hold: Hold, now: float, costs: Costs, shadow_costs: Costs | None = None) -> Deny | None:
+        """Hold more or less for a request; see `Store.adjust`."""
+        if not hold.open:
+            return None
+        at = self._at(now)
+        before = list(hold.parts)
+        self._let_go_of(before)
+        parts: list[Part] = []
+        violated: list[Standing] = []
+        shadowed: list[Standing] = []
+        tightest: Standing | None = None
+        other: Standing | None = None
+        for index, key, _, cost in before:
+            algorithm, measure, held = self._token_rows[index]
+            limit = self._limits[index]
+            wanted = max(1, costs[measure] if shadow_costs is None or not limit.shadow else shadow_costs[measure])
+            owner, state = self._clients[index].find(key, at)
+            beside = held.get(key, 0)
+            if owner != key:
+                beside += held.get(owner, 0)
+            fits, remaining, wait = algorithm.weigh(state, at, beside, wanted)
+            standing = Standing(limit.name, algorithm.amount, algorithm.window, remaining, wait / SECOND)
+            if not fits and wanted > cost:
+                (shadowed if limit.shadow else violated).append(standing)
+                continue
+            parts.append(Part(index, key, owner, wanted))
+            if limit.shadow:
+                continue
+            standing = standing if fits else standing._replace(remaining=0)
+            if measure < TOKEN_MEASURES:
+                tightest = _tighter(tightest, standing)
+            else:
+                other = _tighter(other, standing)
+        self._keep_held(before if violated else parts, at)
+        if violated:
+            return Deny(tuple(violated), max(standing.reset for standing in violated))
+        hold.parts, hold.tightest, hold.other = tuple(parts), tightest, other
+        hold.shadowed = (*hold.shadowed, *shadowed)
+        return None
+
+    def _let_go_of(self, parts: list[Part]) -> None:
+        for index, key, owner, cost in parts:
+            _, _, held = self._token_rows[index]
+            _let_go(held, key, cost)
+            if owner != key:
+                _let_go(held, owner, cost)
+
     def settle(self, hold: Hold, now: float, costs: Costs) -> None:
         """End a hold; see `Store.settle`."""
         if not hold.open:
@@ -309,6 +356,10 @@ class MemoryStore:
                 wait = 0 if state is None or not algorithm.is_live(state, at) else wait
             standings.append(Standing(name, amount, window, remaining, wait / SECOND))
         return tuple(standings)
+
+
+def _tighter(one: Standing | None, other: Standing) -> Standing:
+    return one if one is not None and one.remaining * other.quota <= other.remaining * one.quota else other
 
 
 def _let_go(held: dict[PartitionKey, int], owner: PartitionKey, cost: int) -> None:

@@ -58,17 +58,31 @@ class Succeeded:
             outcome.shadowed,
         )
 
+    def adjust(self, hold: Hold, now: float, costs: Costs, shadow_costs: Costs | None = None) -> Deny | None:
+        """Change what a request holds of the limits that went on; see `Store.adjust`."""
+        if not hold.open:
+            return None
+        moved = Hold(self._moved(hold), hold.tightest, hold.other, hold.shadowed)
+        denial = self._successor().adjust(moved, now, costs, shadow_costs)
+        if denial is None:
+            hold.parts = tuple(part._replace(limit=self._back[part.limit]) for part in moved.parts)
+            hold.tightest, hold.other, hold.shadowed = moved.tightest, moved.other, moved.shadowed
+        return denial
+
     def settle(self, hold: Hold, now: float, costs: Costs) -> None:
         """End a hold, whether it was made before the succession or after; see `Store.settle`."""
         if not hold.open:
             return
         hold.open = False
-        parts = tuple(
+        self._successor().settle(Hold(self._moved(hold), hold.tightest), now, costs)
+
+    def _moved(self, hold: Hold) -> tuple[Part, ...]:
+        """Say what is held as the successor has it: of limits that are gone, nothing."""
+        return tuple(
             Part(self._moves[part.limit].place, part.key, part.owner, part.cost)
             for part in hold.parts
             if self._moves[part.limit].place >= 0
         )
-        self._successor().settle(Hold(parts, hold.tightest), now, costs)
 
     def give_back(self, reservation: Reservation, now: float) -> None:
         """Undo a charge that was made before the succession; see `Store.give_back`."""

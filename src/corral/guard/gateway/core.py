@@ -12,6 +12,7 @@ from corral.engine.admission import Admission, Refused, Running
 from corral.engine.fairqueue import service
 from corral.guard.caller import Session
 from corral.guard.cors import CorsRules
+from corral.guard.gateway.count import Counting
 from corral.guard.gateway.exchange import Exchange
 from corral.guard.gateway.health import Health
 from corral.guard.gateway.incoming import Incoming
@@ -65,6 +66,7 @@ class Core:
             policy.concurrency.max_waiting_bytes,
         )
         self.cors = CorsRules(policy.cors)
+        self.counting = Counting(self)
         self.draining = False
         self.date = b""
         self.wall_offset = 0.0
@@ -126,6 +128,14 @@ class Core:
         if route.method == b"GET":
             return start + b"\r\n"
         return b"%bContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (start, length)
+
+    def question_head(self, path: bytes, length: int) -> bytes:
+        """Write the head of a question of the guard's own to the server."""
+        key = self.policy.upstream.api_key
+        return (
+            b"POST %b HTTP/1.1\r\nHost: %b\r\nAccept: */*\r\n%bContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n"
+        ) % (path, self.pool.host_header, b"Authorization: Bearer %b\r\n" % key.encode() if key else b"", length)
 
     def answer_start(self, status: int, content_type: bytes) -> bytes:
         """Write the first lines of an answer, those that do not differ from request to request."""
@@ -249,6 +259,7 @@ class Core:
         first_byte: float,
         sent: int,
         reached: bool,
+        limit: str = "",
     ) -> None:
         """Record a request that has ended."""
         visit = exchange.visit
@@ -276,7 +287,7 @@ class Core:
                     visit.route.name,
                     status,
                     refused,
-                    "",
+                    limit,
                     asked.stream if asked is not None else False,
                     max(0.0, (place_at or now) - queued_at) if queued_at else 0.0,
                     max(0.0, first_byte - exchange.arrived) if first_byte else 0.0,

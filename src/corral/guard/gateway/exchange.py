@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from corral.dialects.model import ErrorStyle, RouteClass, Usage
 from corral.dialects.streams import STREAM_TYPES
+from corral.engine.decision import NOTHING
 from corral.engine.fairqueue import service
 from corral.guard.answer_usage import read_json
 from corral.guard.caller import Visit
@@ -16,6 +17,7 @@ from corral.guard.shadow import Shadowed, told
 if TYPE_CHECKING:
     from corral.dialects.event_stream import EventStream
     from corral.guard.gateway.core import Core
+    from corral.guard.gateway.count import Count
     from corral.guard.traces.context import TraceContext
 
 _WHOLE = 1024 * 1024
@@ -59,10 +61,10 @@ class Exchange:
     """One request between admission and settlement. `end` is reached exactly once, on every path."""
 
     __slots__ = (
-        "_answer_length", "_body", "_charged", "_chunked", "_client", "_connection", "_core", "_ended", "_events",
-        "_first_byte", "_head_sent", "_held_back", "_kept", "_kept_size", "_last", "_out", "_pieces", "_place_at",
-        "_queued_at", "_reached", "_request", "_retried", "_sent", "_status", "_stream", "_unchecked", "arrived",
-        "bytes_in", "request_id", "trace", "visit", "wall",
+        "_answer_length", "_body", "_charged", "_chunked", "_client", "_connection", "_core", "_counting", "_ended",
+        "_events", "_first_byte", "_head_sent", "_held_back", "_kept", "_kept_size", "_last", "_out", "_pieces",
+        "_place_at", "_queued_at", "_reached", "_request", "_retried", "_sent", "_status", "_stream", "_unchecked",
+        "arrived", "bytes_in", "request_id", "trace", "visit", "wall",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +81,7 @@ class Exchange:
         self._last = arrived + core.policy.bounds.total_timeout
         self._request = b""
         self._body = b""
+        self._counting: Count | None = None
         self._connection: UpstreamConnection | None = None
         self._queued_at = 0.0
         self._place_at = 0.0
@@ -103,6 +106,40 @@ class Exchange:
 
     def start(self, body: bytes) -> None:
         """Go on to the server, or queue for a place there. `body` is what the pipeline made of the client's."""
+        held = self.visit.tokens
+        if held is not None and held.uncounted:
+            self._have_counted(body)
+        else:
+            self._go_on(body)
+
+    def _have_counted(self, body: bytes) -> None:
+        """Have the server count the prompt first; see `counted`."""
+        self._body = body
+        counter = self.visit.route.counter
+        assert counter is not None
+        counting = self._core.counting.count(self, counter, body)
+        if counting is not None and not self._ended:
+            self._counting = counting
+
+    def counted(self, tokens: int | None, *, asked: bool) -> None:
+        """Go on with a prompt of so many tokens; None is as it is estimated. `asked`: the server has worked for it.
+
+        What it took as a request is then not given back, whatever becomes of it, or refused requests could have the
+        server count without end.
+        """
+        if self._ended:
+            return
+        self._counting = None
+        if asked:
+            self.visit.reservation = NOTHING
+        body, self._body = self._body, b""
+        outcome = self.visit.pipeline.counted(self.visit, body, tokens, self._core.now())
+        if isinstance(outcome, Refusal):
+            self._refuse(outcome, "refused")
+        else:
+            self._go_on(outcome)
+
+    def _go_on(self, body: bytes) -> None:
         core = self._core
         head = core.request_head(self.visit.route, len(body))
         if self.trace is not None and core.traces is not None and core.traces.forwards:
@@ -379,7 +416,8 @@ class Exchange:
             return
         self._out.clear()
         status = self._client.refuse(refusal)
-        self._end(ending, status, refusal.kind)
+        limit = refusal.standing.name if refusal.standing is not None else ""
+        self._end(ending, status, refusal.kind, limit)
         self._client.exchange_ended(reusable=self._client.keep_alive)
 
     def _event_of(self, kind: str, reason: str) -> bytes | None:
@@ -408,8 +446,11 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abandon()
+        if self._counting is not None:
+            self._counting.cancel()
+            self._counting = None
 
-    def _end(self, ending: str, status: int, refused: str = "") -> None:
+    def _end(self, ending: str, status: int, refused: str = "", limit: str = "") -> None:
         self._ended = True
         usage = told = None
         try:
@@ -422,7 +463,7 @@ class Exchange:
                 self._settle_tokens(ending, status, usage)
         self._core.finished(self, ending, status, refused, told, place_at=self._place_at,
                             queued_at=self._queued_at, first_byte=self._first_byte, sent=self._sent,
-                            reached=self._reached)  # fmt: skip
+                            reached=self._reached, limit=limit)  # fmt: skip
         self._kept.clear()
 
     def _settle_tokens(self, ending: str, status: int, usage: Usage | None) -> None:
