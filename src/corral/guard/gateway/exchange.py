@@ -109,8 +109,17 @@ class Exchange:
         held = self.visit.tokens
         if held is not None and held.uncounted:
             self._have_counted(body)
+            return
+        core = self._core
+        head = core.request_head(self.visit.route, len(body))
+        if self.trace is not None and core.traces is not None and core.traces.forwards:
+            head = head[:-2] + self.trace.header() + b"\r\n"
+        self._request = head + body
+        now = self._queued_at = core.now()
+        if self.visit.needs_place:
+            core.enter(self, now)
         else:
-            self._go_on(body)
+            self.run()
 
     def _have_counted(self, body: bytes) -> None:
         """Have the server count the prompt first; see `counted`."""
@@ -137,19 +146,7 @@ class Exchange:
         if isinstance(outcome, Refusal):
             self._refuse(outcome, "refused")
         else:
-            self._go_on(outcome)
-
-    def _go_on(self, body: bytes) -> None:
-        core = self._core
-        head = core.request_head(self.visit.route, len(body))
-        if self.trace is not None and core.traces is not None and core.traces.forwards:
-            head = head[:-2] + self.trace.header() + b"\r\n"
-        self._request = head + body
-        now = self._queued_at = core.now()
-        if self.visit.needs_place:
-            core.enter(self, now)
-        else:
-            self.run()
+            self.start(outcome)
 
     def run(self) -> None:
         """Have a place: send the request, unless its client has left meanwhile, or it runs already (in shadow)."""
