@@ -93,7 +93,7 @@ def start_admin(start_guard: GuardFactory) -> Iterator[AdminFactory]:
             guard = running.guard
             reloader = Reloader(origin, guard.policy, guard.reload, Voice(said.append, said.append))
             access = AdminAccess(guard.policy, on_loopback=True)
-            server = AdminServer(metrics, ("127.0.0.1", 0), AdminApi(guard, reloader, metrics, access))
+            server = AdminServer(metrics, ("127.0.0.1", 0), AdminApi(guard, reloader, metrics, access, said.append))
             await server.start()
             return server
 

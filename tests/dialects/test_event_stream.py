@@ -303,3 +303,17 @@ def test_an_event_too_long_to_be_held_back_passes_and_is_not_ended_within():
     assert stream.take(b"x") == b"x"
     assert stream.take(b'"}}]}\n\ndata: ') == b'"}}]}\n\ndata: '[:-6]
     assert stream.cut_off().endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("looks", [1, 3, 7])
+def test_no_more_tokens_pass_than_may_though_they_are_counted_meanwhile(looks):
+    stream = EventStream(NATIVE_EVENTS, 20, 1)
+    passed = b""
+    for number in range(60):
+        passed += stream.take(data({"content": f"w{number}", "stop": False}))
+        if number % looks == 0:
+            assert stream.count() <= 20
+        if stream.over:
+            break
+    assert stream.over
+    assert passed.count(b"content") <= 20 + NATIVE_EVENTS.leeway

@@ -190,6 +190,7 @@ class EventStream:
             events = b"".join(self._recent)
             self.counted += self._count_in(events)
             self._keep(events)
+            self._plan()
 
     # how it is ended
 

@@ -38,6 +38,7 @@ def show_state(metrics: Metrics, core: "Core", listener: "Listener", store: "Cal
         "corral_max_waiting_bytes", "Bodies that may wait for a place.",
         lambda: core.policy.concurrency.max_waiting_bytes,
     )  # fmt: skip
+    metrics.gauge("corral_draining", "1 while the admin API has new requests refused.", lambda: float(core.drained))
     metrics.gauge("corral_connections", "Open client connections.", lambda: len(listener))
     metrics.gauge(
         "corral_max_connections", "Client connections that may be open.", lambda: core.policy.bounds.max_connections

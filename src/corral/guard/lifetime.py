@@ -178,7 +178,7 @@ async def _guard(
         await guard.start()
         if metrics is not None and policy.admin.listen is not None:
             endpoint = parse_endpoint(policy.admin.listen)
-            api = AdminApi(guard, reloader, metrics, AdminAccess(policy, on_loopback=endpoint.is_loopback))
+            api = AdminApi(guard, reloader, metrics, AdminAccess(policy, on_loopback=endpoint.is_loopback), say)
             admin = AdminServer(metrics, (endpoint.host, endpoint.port), api)
             await admin.start()
             policy = replace(policy, admin=replace(policy.admin, listen=str(Endpoint(*admin.address))))

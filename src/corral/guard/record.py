@@ -14,9 +14,9 @@ class Finished(NamedTuple):
     guard itself answered, else ""; `limit` the limit that refused, else ""; durations in seconds; token counts and
     `compute_ms` as the server reported them, -1 where it did not (`completion_tokens` of a stream is then what the
     guard counted); `ending` is one of "answered", "refused", "client-left", "upstream-failed", "timed-out", and
-    "cut-off" where the guard ended an answer that had more tokens or bytes than it may have; `plan` the client's plan,
-    "" without one; `trace` what its spans need, None where it is not traced; `shadow` what would have refused
-    it and is in shadow (`shadow.logged`), else "".
+    "cut-off" where the guard ended an answer that had more tokens or bytes than it may have, or "cancelled" where
+    whoever runs the guard ended it; `plan` the client's plan, "" without one; `trace` what its spans need, None where
+    it is not traced; `shadow` what would have refused it and is in shadow (`shadow.logged`), else "".
     """
 
     at: float

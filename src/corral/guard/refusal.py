@@ -51,6 +51,16 @@ class Refusal:
     closing: Answer | None = None
 
 
+_DRAINED_FOR = 10.0
+"""Seconds after which a client of a drained guard may ask again: by then its balancer has taken the guard out."""
+
+
+def drained(style: ErrorStyle, route: str) -> Refusal:
+    """Refuse what is new while the guard is drained."""
+    message = "This guard takes no new requests for now; those that run are finished."
+    return Refusal("draining", message, style, route, retry_after=_DRAINED_FOR)
+
+
 class RefusalWriter:
     """Renders refusals in the client's dialect."""
 

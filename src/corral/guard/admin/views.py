@@ -38,6 +38,7 @@ def status(guard: Guard, metrics: Metrics, started: float) -> dict[str, Any]:
     return {
         "version": __version__,
         "uptime": _rounded(time.time() - started),
+        "draining": guard.core.drained,
         "connections": guard.connections,
         "running": guard.running,
         "max_running": concurrency.max_running,

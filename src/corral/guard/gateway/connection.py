@@ -12,7 +12,7 @@ from corral.guard.gateway.exchange import Exchange
 from corral.guard.gateway.health import health_answer
 from corral.guard.gateway.incoming import TOO_LARGE, Incoming
 from corral.guard.gateway.reader import RequestReader
-from corral.guard.refusal import Refusal
+from corral.guard.refusal import Refusal, drained
 
 if TYPE_CHECKING:
     from corral.guard.gateway.core import Core
@@ -138,6 +138,11 @@ class ClientConnection:
         self._reader.reload(policy.bounds)
         self._session = self._core.pipeline.session(self.peer_host)
 
+    @property
+    def exchange(self) -> Exchange | None:
+        """The request that waits for a place or has one."""
+        return self._exchange
+
     # a request's way, as the reader finds it
 
     @property
@@ -186,6 +191,9 @@ class ClientConnection:
             self._refuse_head(incoming, outcome)
             return
         assert isinstance(outcome, Visit)
+        if core.drained and outcome.route.kind is not _HEALTH:
+            self._refuse_head(incoming, core.refuse_drained(outcome, now))
+            return
         self._visit = outcome
         if incoming.content_length() > self._bounds.max_body:
             self.body_too_long()
@@ -279,6 +287,10 @@ class ClientConnection:
                                     retry_after=2.0))  # fmt: skip
             self.exchange_ended(reusable=self.keep_alive)
 
+        if self._core.drained:
+            self.refuse(drained(_LLAMACPP, "health"))
+            self.exchange_ended(reusable=self.keep_alive)
+            return
         self._core.health.ask(self._core.now(), answer)
 
     # what an exchange asks for

@@ -10,7 +10,7 @@ from corral.dialects import dialect
 from corral.dialects.model import Route, Usage
 from corral.engine.admission import Admission, Refused, Running
 from corral.engine.fairqueue import service
-from corral.guard.caller import Session
+from corral.guard.caller import Session, Visit
 from corral.guard.cors import CorsRules
 from corral.guard.gateway.count import Counting
 from corral.guard.gateway.exchange import Exchange
@@ -22,7 +22,7 @@ from corral.guard.metrics import Metrics
 from corral.guard.pipeline import Pipeline
 from corral.guard.quota_headers import QuotaHeaders
 from corral.guard.record import Finished, RecordSink
-from corral.guard.refusal import REASONS, Refusal, RefusalWriter
+from corral.guard.refusal import REASONS, Refusal, RefusalWriter, drained
 from corral.guard.shadow import logged
 from corral.guard.traces.context import TraceSink
 from corral.policy.model import Policy
@@ -68,6 +68,8 @@ class Core:
         self.cors = CorsRules(policy.cors)
         self.counting = Counting(self)
         self.draining = False
+        self.drained = False
+        """Whether new requests are refused because whoever runs the guard said so; `draining` is its end."""
         self.date = b""
         self.wall_offset = 0.0
         self._log = access_log.record if access_log is not None else None
@@ -149,6 +151,11 @@ class Core:
             start += b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
             self._starts[status, content_type] = start
         return start
+
+    def refuse_drained(self, visit: Visit, now: float) -> Refusal:
+        """Refuse a request that may go on but for the drain; what it took is given back."""
+        visit.pipeline.give_back(visit, now)
+        return drained(visit.route.errors, visit.route.name)
 
     # places
 

@@ -396,6 +396,20 @@ class Exchange:
         final = events.cut_off() if events is not None and self._core.now() >= self._last else None
         self._cut("timed-out", final if final is not None else self._event_of("upstream_timeout", late))
 
+    def cancel(self) -> None:
+        """End it because whoever runs the guard says so: the server stops at once, and the client is told why."""
+        if self._ended:
+            return
+        self._abandon_connection()
+        if not self._reached:
+            self.visit.pipeline.give_back(self.visit, self._core.now())
+        if self._head_sent:
+            self._cut("cancelled", self._event_of("cancelled", "whoever runs this guard has ended it"))
+            return
+        route = self.visit.route
+        message = "Whoever runs this guard has ended this request."
+        self._refuse(Refusal("cancelled", message, route.errors, route.name), "cancelled")
+
     def client_left(self) -> None:
         """Cancel everything at once: nobody reads the answer."""
         if not self._ended:
@@ -493,3 +507,21 @@ class Exchange:
         whole = self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
         answer = read_json(whole)
         return form.usage(answer) if isinstance(answer, dict) else None
+
+    # what is shown of it while it runs
+
+    @property
+    def waits(self) -> bool:
+        """Whether it stands in the queue."""
+        return self.visit.needs_place and not self._place_at
+
+    @property
+    def sent(self) -> int:
+        """How many bytes of the answer's body have come."""
+        return self._sent
+
+    @property
+    def tokens_so_far(self) -> int | None:
+        """How many tokens of a stream have passed; None of what is no stream, or has not begun."""
+        events = self._events
+        return None if events is None else events.count()

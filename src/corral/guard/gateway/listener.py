@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from corral.guard.gateway.connection import ClientConnection
+from corral.guard.gateway.exchange import Exchange
 from corral.guard.gateway.handshake import Handshake
 from corral.guard.identity import Identity
 
@@ -87,6 +88,15 @@ class Listener:
             self._by_address[address] -= 1
             if self._by_address[address] <= 0:
                 del self._by_address[address]
+
+    def exchanges(self) -> list[Exchange]:
+        """List the requests that wait for a place or have one."""
+        found = []
+        for connection in self._connections:
+            exchange = connection.exchange if isinstance(connection, ClientConnection) else None
+            if exchange is not None:
+                found.append(exchange)
+        return found
 
     def reloaded(self, proxies: Identity) -> None:
         """Let every connection follow the policy that is in force now; `proxies` are those that it trusts."""
