@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 from corral import __version__
-from corral.cli import check, demo, guard, init, keys, run, scan
+from corral.cli import check, demo, guard, init, keys, run, scan, top
 from corral.errors import CorralError
 
-COMMANDS = (scan, guard, run, keys, init, check, demo)
+COMMANDS = (scan, guard, run, keys, top, init, check, demo)
 
 _EPILOG = (
     "Exit codes: 0 all went well · 1 a scan found what --fail-on names · 2 the command line or the policy is wrong · "
