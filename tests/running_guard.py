@@ -53,12 +53,18 @@ async def _chat(seen: Seen, writer: asyncio.StreamWriter) -> None:
     writer.write(answer(CHAT))
 
 
+async def _is_well(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    writer.write(answer({"total_slots": 4} if "/props" in seen.line else {"status": "ok"}))
+
+
 @dataclass
 class ScriptedServer:
-    """An inference server that does what a test tells it to."""
+    """An inference server that does what a test tells it to. The guard's own questions are answered by `probe`."""
 
     handler: Handler = _chat
+    probe: Handler = _is_well
     seen: list[Seen] = field(default_factory=list)
+    probes: list[Seen] = field(default_factory=list)
     gone: threading.Event = field(default_factory=threading.Event)
     port: int = 0
 
@@ -69,8 +75,9 @@ class ScriptedServer:
                 fields = dict(line.lower().split(": ", 1) for line in head[1:] if line)
                 body = await reader.readexactly(int(fields.get("content-length", "0")))
                 seen = Seen(head[0], fields, body)
-                self.seen.append(seen)
-                await self.handler(seen, writer)
+                probing = fields.get("user-agent") == "corral-probe"
+                (self.probes if probing else self.seen).append(seen)
+                await (self.probe if probing else self.handler)(seen, writer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             self.gone.set()

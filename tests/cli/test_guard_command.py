@@ -54,6 +54,18 @@ def test_requests_are_logged_to_a_file_that_can_be_moved(
     assert json.loads(path.read_text().splitlines()[-1])["completion_tokens"] == 2
 
 
+def test_it_says_how_many_slots_the_server_has(corral: Start, llama_server: LlamaServer) -> None:
+    command = corral("guard", llama_server.url, "--listen", "127.0.0.1:0")
+    command.said(r"The server upstream \(http://127.0.0.1:\d+\) has 4 slots: 4 requests run there at once.")
+    fewer = corral("guard", llama_server.url, "--listen", "127.0.0.1:0", "--max-concurrent", "3")
+    fewer.said("Of these 4 slots 3 are used at once.")
+
+
+def test_a_server_that_is_not_there_is_mentioned(corral: Start) -> None:
+    command = corral("guard", f"127.0.0.1:{_free_port()}", "--listen", "127.0.0.1:0")
+    command.said("is not well: the server cannot be reached: Connection refused. It is asked until it is.")
+
+
 def test_metrics_have_a_listener_of_their_own(corral: Start, llama_server: LlamaServer) -> None:
     command = corral("guard", llama_server.url, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
     assert ask(command.url) == 200

@@ -143,7 +143,7 @@ def test_the_summary_says_what_a_server_was_started_with() -> None:
 
 def test_the_server_gets_more_connections_than_it_has_slots() -> None:
     policy = _in_front_of(Policy(), Server(slots=100, url="unix:/x.sock"))  # type: ignore[arg-type]  # all that is read
-    assert (policy.concurrency.max_running, policy.upstream.max_connections) == (100, 101)
+    assert (policy.upstream.slots, policy.upstream.max_connections) == (100, 101)
     assert list(check(policy)) == []
     few = _in_front_of(Policy(), Server(slots=2, url="unix:/x.sock"))  # type: ignore[arg-type]  # as above
-    assert (few.concurrency.max_running, few.upstream.max_connections) == (2, 64)
+    assert (few.upstream.slots, few.upstream.max_connections) == (2, 64)

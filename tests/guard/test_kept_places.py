@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from corral.guard.door import Door
 from corral.guard.service import Guard
-from corral.policy.model import Concurrency, Listen, Log, Policy
+from corral.policy.model import Concurrency, HealthChecks, Listen, Log, Policy
 
 POLICY = Policy(
     auth="none",
     listen=Listen(address="127.0.0.1:0"),
     log=Log(path=""),
     concurrency=Concurrency(max_running=2, max_wait=10_000.0),
+    health=HealthChecks(interval=600.0, pause=600.0, max_pause=600.0),
 )
 
 
@@ -21,6 +22,8 @@ class Ticket:
     """Stands where an exchange stands."""
 
     run: Callable[[], None]
+    tokens: float = 1.0
+    server: object = None
 
 
 def hold_back(admission, now, ticket):

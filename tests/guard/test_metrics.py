@@ -90,6 +90,7 @@ def test_the_time_to_the_first_token_is_that_of_streams_that_were_answered() -> 
     ("changed", "reason"),
     [
         ({"ending": "upstream-failed", "status": 502, "refused": "upstream_unavailable"}, "unavailable"),
+        ({"ending": "refused", "status": 503, "refused": "upstream_down"}, "unavailable"),
         ({"ending": "upstream-failed"}, "broken-off"),
         ({"ending": "timed-out", "status": 504, "refused": "upstream_timeout"}, "timeout"),
         ({"ending": "timed-out"}, "timeout"),

@@ -110,7 +110,7 @@ def until(guard: RunningGuard, *, running: int, waiting: int = 0) -> None:
 def test_requests_that_come_at_once_never_pass_a_limit_together(start_guard):
     """LiteLLM #18730, #5783; Envoy AI Gateway #680, #2394: what is charged after the answer stops nobody meanwhile."""
     gate = Gate()
-    policy = replace(limited(OPEN, 5), concurrency=Concurrency(max_running=50))
+    policy = replace(limited(OPEN, 5), upstream=Upstream(slots=50))
     guard = start_guard(gate, policy)
     with ExitStack() as stack:
         connections = [stack.enter_context(guard.connect()) for _ in range(30)]

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from corral.guard.metrics import Metrics
-from corral.policy.model import Concurrency, LimitRule, Plan, Policy, Quota
+from corral.policy.model import Concurrency, LimitRule, Plan, Policy, Quota, Upstream
 from running_guard import GuardFactory, RunningGuard, Seen, answer, api_key, post
 
 EVENT = b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n'
@@ -116,33 +117,27 @@ def test_tokens_are_held_while_a_request_runs(start_guard: GuardFactory, metrics
     assert samples(scrape(guard, metrics))["corral_held_tokens"][("limit", "hourly"),] == 0
 
 
-def test_the_server_is_asked_how_it_is_by_who_scrapes(start_guard: GuardFactory, metrics: Metrics) -> None:
-    asked = threading.Event()
+UP = (("upstream", "upstream"),)
 
-    async def note(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer({"status": "ok"}))
-        asked.set()
 
-    guard = start_guard(note, Policy(auth="none"), metrics)
-    assert str(samples(scrape(guard, metrics))["corral_upstream_up"][()]) == "nan"
-    assert asked.wait(10)
-    up = float("nan")
-    while up != 1.0:
-        up = samples(scrape(guard, metrics))["corral_upstream_up"][()]
-    assert guard.server.seen[0].line == "GET /health HTTP/1.1"
+def test_a_server_that_is_well_is_up(start_guard: GuardFactory, metrics: Metrics) -> None:
+    guard = start_guard(stream, Policy(auth="none"), metrics)
+    assert samples(scrape(guard, metrics))["corral_upstream_up"][UP] == 1
 
 
 def test_a_server_that_is_away_is_down(start_guard: GuardFactory, metrics: Metrics, free_port: int) -> None:
-    policy = Policy(auth="none")
-    away = policy.upstream.__class__(url=f"http://127.0.0.1:{free_port}")
+    away = Upstream(url=f"http://127.0.0.1:{free_port}")
     guard = start_guard(stream, Policy(auth="none", upstream=away), metrics)
-    up = float("nan")
-    while up != 0.0:
-        up = samples(scrape(guard, metrics))["corral_upstream_up"][()]
     assert b" 502 " in guard.exchange()
+    while samples(scrape(guard, metrics))["corral_upstream_up"][UP]:
+        time.sleep(0.01)
     found = samples(scrape(guard, metrics))
     assert found["corral_upstream_errors_total"][("reason", "unavailable"),] == 1
     assert found["corral_upstream_errors_total"][("reason", "timeout"),] == 0
+    assert b" 503 " in guard.exchange()
+    guard.settled(2)
+    found = samples(scrape(guard, metrics))
+    assert found["corral_upstream_errors_total"][("reason", "unavailable"),] == 2
 
 
 def test_what_clients_invent_makes_no_series(start_guard: GuardFactory, metrics: Metrics) -> None:

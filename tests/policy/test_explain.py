@@ -56,7 +56,7 @@ def test_the_explanation_covers_what_matters():
         "30 requests per minute",
         "2,048 tokens",
         "1 MiB",
-        "4 requests run at once",
+        "as llama-server has slots",
     ):
         assert piece in said
 

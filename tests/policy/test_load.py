@@ -15,8 +15,8 @@ from corral.policy.template import kind_name, template
 
 COLLECTOR = "http://127.0.0.1:4318/v1/traces"
 HASH = "ab" * 32
-_ABSENT = ("endpoint =", "key_sha256", "authorization =", "tls_", "api_key", "listen = ", "store", "secret", "public_key", "jwks_url", "issuer", "audience", "type",
-           "plan_claim")  # fmt: skip
+_ABSENT = ("endpoint =", "key_sha256", "authorization =", "tls_", "api_key", "listen = ", "store", "secret", "public_key",
+           "jwks_url", "issuer", "audience", "type", "plan_claim", "slots = 0", "max_running", 'path = ""')  # fmt: skip
 """Settings whose default is absence, which the template can only show as a placeholder."""
 
 
@@ -51,11 +51,15 @@ def test_the_written_template_is_the_defaults_commented_or_not():
         line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in template().splitlines()
     )
     skipped = [line for line in bare.splitlines() if not line.startswith(_ABSENT)]
-    policy = load_policy(text="\n".join(skipped))
+    one = 'url = "http://127.0.0.1:8081"'
+    with pytest.raises(PolicyError, match="they name the servers"):
+        load_policy(text="\n".join(skipped))  # one server or several: not both
+    policy = load_policy(text="\n".join(line for line in skipped if line != one))
+    assert [server.name for server in policy.upstreams] == ["left", "right"]
     assert policy.keys[0].name == "alice"
     assert policy.plan["pro"].limits[0].name == "pro"
     assert policy.price["*"].output == 0.6
-    assert dataclasses.replace(policy, keys=(), plan={}, price={}) == Policy()
+    assert dataclasses.replace(policy, keys=(), plan={}, price={}, upstreams=()) == Policy()
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,11 @@ def build_policy(
         flags={key: flag for key, (flag, _) in named.items()},
         environ=environ,
     )
+    if launch is not None and policy.upstreams:
+        raise UsageError(
+            "corral run guards the server that it starts, but the policy names [[upstreams]]: start those yourself, "
+            "and guard them all with corral guard --policy."
+        )
     amount, window = flags.rate_limit, flags.rate_window
     if launch is not None:
         amount, window = amount or launch.rate_limit, window or launch.rate_window
@@ -165,14 +170,16 @@ def _as_url(upstream: str) -> str:
 
 
 def mention_unknown_name(policy: "Policy", *, quiet: bool) -> None:
-    """Say that the server's name is not known: it may be later, but as likely it is misspelt."""
+    """Say that a server's name is not known: it may be later, but as likely it is misspelt."""
     from urllib.parse import urlsplit  # noqa: PLC0415  # keeps --help fast
 
     from corral.guard.itself import addresses_of  # noqa: PLC0415  # as above
+    from corral.policy.servers import servers  # noqa: PLC0415  # as above
 
-    host = urlsplit(policy.upstream.url).hostname
-    if host and policy.upstream.url.startswith("http") and not addresses_of(host) and not quiet:
-        tell(f"Note: the name {host} (in {policy.upstream.url}) is not known; until it is, every answer will be 502.")
+    for url in (server.url for server in servers(policy).values()):
+        host = urlsplit(url).hostname
+        if host and url.startswith("http") and not addresses_of(host) and not quiet:
+            tell(f"Note: the name {host} (in {url}) is not known; until it is, nothing can be answered there.")
 
 
 def _launch_overrides(launch: "Launch") -> dict[str, tuple[str, object]]:

@@ -1,11 +1,12 @@
 """What each inference API speaks."""
 
 from corral.dialects.llamacpp import LLAMACPP
+from corral.dialects.llamacpp_python import LLAMACPP_PYTHON
 from corral.dialects.ollama import OLLAMA
 from corral.dialects.openai import OPENAI
 from corral.dialects.table import TableDialect
 
-DIALECTS: tuple[TableDialect, ...] = (LLAMACPP, OPENAI, OLLAMA)
+DIALECTS: tuple[TableDialect, ...] = (LLAMACPP, LLAMACPP_PYTHON, OPENAI, OLLAMA)
 
 _BY_NAME = {known.name: known for known in DIALECTS}
 

@@ -44,8 +44,11 @@ _KINDS: dict[str, tuple[int, str, str, str, str, str]] = {
     "draining": (503, "server_error", "draining", "overloaded_error", _AWAY, _REDUCED),
     "keys_unavailable": (503, "server_error", "keys_unavailable", "api_error", _AWAY, _REDUCED),
     "internal": (503, "server_error", "internal", "api_error", "server_error", _REDUCED),
+    "upstream_down": (503, "server_error", "upstream_down", "overloaded_error", _AWAY, _REDUCED),
     "upstream_timeout": (504, "server_error", "upstream_timeout", "api_error", _AWAY, ""),
 }  # fmt: skip
+
+_OVERLOADS = ("overloaded", "upstream_down")
 
 KINDS = tuple(_KINDS)
 """Every kind of problem that a guard answers with."""
@@ -53,7 +56,7 @@ KINDS = tuple(_KINDS)
 
 def status_for(kind: str, style: ErrorStyle) -> int:
     """Give the status of `kind`; Anthropic's clients know an overload as 529."""
-    if kind == "overloaded" and style is ErrorStyle.ANTHROPIC:
+    if kind in _OVERLOADS and style is ErrorStyle.ANTHROPIC:
         return 529
     return _KINDS[kind][0]
 

@@ -52,4 +52,5 @@ LLAMACPP = TableDialect(
         route("load-model", RouteClass.MANAGEMENT, "POST", "/models/load", errors=_OWN),
         route("unload-model", RouteClass.MANAGEMENT, "POST", "/models/unload", errors=_OWN),
     ),
+    slots_path=b"/props",
 )  # fmt: skip

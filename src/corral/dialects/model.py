@@ -119,7 +119,8 @@ class Counter:
 class Route:
     """One thing a server does. Aliases share the Route: what is counted and forwarded is the route, not its spelling.
 
-    A route is equal to itself alone. `counter` counts its prompts, where the server has such a thing.
+    `needs_place` says whether its requests keep a slot of the server busy. A route is equal to itself alone. `counter`
+    counts its prompts, where the server has such a thing.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Route:
     path: bytes
     form: Form | None
     errors: ErrorStyle
+    needs_place: bool = False
     counter: Counter | None = None
 
 

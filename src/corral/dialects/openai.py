@@ -1,4 +1,4 @@
-"""Any server with OpenAI's API: vLLM, LiteLLM, TGI, llama-cpp-python. Only what that API has is let through."""
+"""Any server with OpenAI's API: vLLM, LiteLLM, TGI. Only what that API has is let through."""
 
 from corral.dialects.counters import vllm_chat, vllm_text
 from corral.dialects.forms.chat import CHAT, MESSAGES, RESPONSES

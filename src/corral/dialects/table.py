@@ -13,17 +13,35 @@ def route(
     form: Form | None = None,
     errors: ErrorStyle = ErrorStyle.OPENAI,
     counter: Counter | None = None,
+    place: bool | None = None,
 ) -> tuple[Route, tuple[bytes, ...]]:
-    """Describe a route and its aliases; the first path is what the server is sent."""
+    """Describe a route and its aliases; the first path is what the server is sent.
+
+    `place` says whether it keeps a slot busy; None: as its kind does, which inference and embeddings do.
+    """
     encoded = tuple(path.encode() for path in paths)
-    return Route(name, kind, method.encode(), encoded[0], form, errors, counter), encoded
+    needs_place = kind in (RouteClass.INFERENCE, RouteClass.EMBEDDING) if place is None else place
+    return Route(name, kind, method.encode(), encoded[0], form, errors, needs_place, counter), encoded
 
 
 class TableDialect:
-    """Finds routes by exact method and path. What is not in the table is unknown, however alike it looks."""
+    """Finds routes by exact method and path. What is not in the table is unknown, however alike it looks.
 
-    def __init__(self, name: str, routes: Iterable[tuple[Route, tuple[bytes, ...]]]) -> None:
+    `slots` is how many requests every such server works on at once, None where that differs; `slots_path` what is
+    asked for it, where they say so themselves, as JSON with `total_slots`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        routes: Iterable[tuple[Route, tuple[bytes, ...]]],
+        *,
+        slots: int | None = None,
+        slots_path: bytes = b"",
+    ) -> None:
         self.name = name
+        self.slots = slots
+        self.slots_path = slots_path
         self._routes: dict[tuple[bytes, bytes], Route] = {}
         for described, paths in routes:
             for path in paths:

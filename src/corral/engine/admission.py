@@ -140,7 +140,7 @@ class Admission(Generic[T]):
                 return Refused(self.expected_wait())
             for gone in displaced:
                 headroom.leave(gone, now)
-        if self._uncounted:
+        if self._uncounted or not self._watched:
             self._count(now)
         # Not before the one that joined last: only a bound that was lowered meanwhile could make it so.
         deadline = now + self._max_wait
@@ -209,13 +209,10 @@ class Admission(Generic[T]):
 
         Nobody is sent away: who runs or waits beyond a lowered bound goes on, and nobody follows until there is room.
         """
-        self._room += max_running - self._max_running
-        self._max_running = max_running
         self._max_waiting = max_waiting
         self._max_wait = max_wait
         self._max_waiting_bytes = max_waiting_bytes
-        self._headroom.resize(max_running)
-        return self.follow(now)
+        return self.set_places(max_running, now)
 
     def expire(self, now: float) -> list[T]:
         """Take out of the queue who has waited too long."""
@@ -226,9 +223,16 @@ class Admission(Generic[T]):
             self._headroom.leave(ticket, now)
         return overdue
 
+    def set_places(self, max_running: int, now: float) -> list[T]:
+        """Have more places, or fewer (≥ 0); those that run stay. Returns who runs now."""
+        self._room += max_running - self._max_running
+        self._max_running = max_running
+        self._headroom.resize(max_running)
+        return self.follow(now)
+
     def expected_wait(self) -> float:
         """Predict when there will be a place, in seconds: the queue's length times the mean service, ≥ 1."""
-        rounds = (len(self._queue) + 1) / (self._max_running - self._headroom.kept)
+        rounds = (len(self._queue) + 1) / max(1, self._max_running - self._headroom.kept)
         return float(min(max(1, math.ceil(rounds * self._service)), max(1, math.ceil(2 * self._max_wait))))
 
     def _start(self, now: float, *, light: bool) -> T:

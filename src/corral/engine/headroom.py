@@ -75,7 +75,7 @@ class Headroom(Generic[T]):
     """
 
     def __init__(self, places: int) -> None:
-        self._places = places
+        self._places = max(1, places)
         self._tickets: dict[T, _Demand] = {}
         self._running: set[T] = set()
         self._present: dict[Hashable, _Demand] = {}
@@ -86,6 +86,12 @@ class Headroom(Generic[T]):
         self.kept = 0
         """How many places they leave to others; less than there are."""
 
+    def resize(self, places: int) -> None:
+        """Have more places, or fewer (≥ 0); what is kept of them is found out at the next division."""
+        self._places = max(1, places)
+        self.kept = min(self.kept, self._places - 1)
+        self._next = -math.inf
+
     @property
     def known(self) -> int:
         """How many clients are known."""
@@ -95,11 +101,6 @@ class Headroom(Generic[T]):
     def heavy_may_start(self) -> bool:
         """Whether heavy clients run in fewer places than they may."""
         return self.heavy_running < self._places - self.kept
-
-    def resize(self, places: int) -> None:
-        """Have another number of places; fewer are kept, where there are fewer."""
-        self._places = places
-        self.kept = min(self.kept, places - 1)
 
     def heavy(self, client: Hashable) -> bool:
         """Tell whether a client was heavy when the places were last divided."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from corral.dialects.model import Asked, Route, RouteClass
+from corral.dialects.model import Asked, Route
 from corral.engine.decision import Deny, Reservation, Standing
 from corral.guard.credentials import Credential
 from corral.policy.model import Plan
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from corral.guard.refusal import Refusal
     from corral.guard.shadow import Shadowed
     from corral.guard.token_quota import TokenHold
-
-# Enum members are looked up once: in CPython 3.11 an access through the class takes 0.9 µs, a global 0.02 µs.
-_INFERENCE = RouteClass.INFERENCE
-_EMBEDDING = RouteClass.EMBEDDING
 
 Head = Mapping[bytes, bytes]
 """A request's header fields, by their names in small letters."""
@@ -105,5 +101,4 @@ class Visit:
         self.asked: Asked | None = None
         self.cap = 0
         self.tokens: TokenHold | None = None
-        kind = route.kind
-        self.needs_place = kind is _INFERENCE or kind is _EMBEDDING
+        self.needs_place = route.needs_place

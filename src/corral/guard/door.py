@@ -44,7 +44,7 @@ from corral.guard.refusal import Refusal
 from corral.guard.shadow import Shadowed
 from corral.guard.traces.opening import open_traces
 from corral.policy.explain import asks_for_keys
-from corral.policy.model import Jwt, Policy
+from corral.policy.model import DEFAULT_PLACES, Jwt, Policy
 from corral.policy.plans import all_limits
 from corral.policy.shadow import with_shadow
 from corral.stores.memory import MemoryStore
@@ -88,7 +88,11 @@ class Door:
         self._store = MemoryStore(limits_from(all_limits(policy)), capacity=capacity)
         self._logins = Logins(policy.max_failed_logins, capacity=capacity)
         places = policy.concurrency
-        self.admission: Admission[Call] = Admission(places.max_running, places.max_waiting, places.max_wait)
+        self.admission: Admission[Call] = Admission(
+            places.max_running or dialect(policy.upstream.dialect).slots or DEFAULT_PLACES,
+            places.max_waiting,
+            places.max_wait,
+        )
         self.answers = Answers(policy)
         self._has_place = has_place
         self._records = records

@@ -1,17 +1,15 @@
 """What a running guard shows of its present state at each scrape: nothing of it is counted on the requests' way."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from corral.guard.metrics import Metrics
+from corral.guard.upstream_metrics import show_servers
 
 if TYPE_CHECKING:
     from corral.guard.gateway.core import Core
     from corral.guard.gateway.listener import Listener
     from corral.stores.memory import MemoryStore
-
-_SERVER_ERROR = 500
 
 
 def show_state(metrics: Metrics, core: "Core", listener: "Listener", store: "Callable[[], MemoryStore]") -> None:
@@ -27,7 +25,7 @@ def show_state(metrics: Metrics, core: "Core", listener: "Listener", store: "Cal
 
     metrics.gauge("corral_running_requests", "Requests that hold a place.", lambda: admission.running)
     metrics.gauge(
-        "corral_max_running_requests", "Places: how many may run at once.", lambda: core.policy.concurrency.max_running
+        "corral_max_running_requests", "Places: how many may run at once.", lambda: core.upstreams.balance.places
     )
     metrics.gauge("corral_waiting_requests", "Requests that wait for a place.", lambda: admission.waiting)
     metrics.gauge(
@@ -46,27 +44,11 @@ def show_state(metrics: Metrics, core: "Core", listener: "Listener", store: "Cal
     metrics.counter(
         "corral_turned_away_connections", "Connections refused for their number.", lambda: listener.turned_away
     )
-    metrics.gauge("corral_upstream_connections", "Open connections to the server.", lambda: core.pool.open_connections)
-    metrics.gauge(
-        "corral_upstream_up", "1 if the server answered when it was last asked for its health, else 0. "
-        "It is asked at each scrape, and shows at the next.", lambda: upstream_up(core),
-    )  # fmt: skip
+    if core.upstreams.asking:
+        show_servers(metrics, core.upstreams)
     metrics.gauge("corral_tracked_clients", "Clients that a limit keeps a count for.", lambda: len(store()))
     metrics.gauges("corral_held_tokens", "Tokens reserved for requests that run, by the limit.", "limit", held)
     metrics.counters(
         "corral_prompt_counts", "Prompts for limits that want them exact, by what became of counting them.", "outcome",
         lambda: core.counting.outcomes,
     )  # fmt: skip
-
-
-def upstream_up(core: "Core") -> float:
-    """Tell how the server was when it was last asked, and ask again: at most once a second. NaN before it was."""
-    core.health.ask(core.now(), _pass_over)
-    status = core.health.latest
-    if status is None:
-        return math.nan
-    return 1.0 if 0 < status < _SERVER_ERROR else 0.0
-
-
-def _pass_over(_status: int) -> None:
-    """Wait for no answer: a scrape is answered at once."""

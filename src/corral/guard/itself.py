@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from corral.errors import UsageError
 from corral.policy.address import Endpoint, parse_endpoint
 from corral.policy.model import Policy
+from corral.policy.servers import servers
 
 Address = IPv4Address | IPv6Address
 
@@ -15,13 +16,17 @@ _HERE = frozenset((ip_address("127.0.0.1"), ip_address("::1"), ip_address("0.0.0
 
 
 def refuse_itself(policy: Policy) -> None:
-    """Make sure that `upstream.url` is not where the guard listens.
+    """Make sure that no server is where the guard listens.
 
     Raises:
-        UsageError: it is; the message says what to write.
+        UsageError: one is; the message says what to write.
 
     """
-    url = policy.upstream.url
+    for server in servers(policy).values():
+        _refuse(policy, server.url)
+
+
+def _refuse(policy: Policy, url: str) -> None:
     listen = parse_endpoint(policy.listen.address)
     parts = urlsplit(url)
     if parts.scheme != "http" or parts.hostname is None or (parts.port or 80) != listen.port:

@@ -6,7 +6,7 @@ from corral.errors import UsageError
 from corral.guard.key_store import KeyStore, StoredKey
 from corral.guard.new_key import PREFIX, hash_key, new_key
 from corral.policy.model import Policy
-from corral.policy.rules import is_name
+from corral.policy.names import is_name
 
 SHOWN = len(PREFIX) + 6
 """How many characters of a key are kept in the clear, for people to know it by: 36 of its 256 bits."""

@@ -27,7 +27,7 @@ from corral.guard.reload import NOWHERE, Origin, Reloader, Say, Voice
 from corral.guard.service import Guard
 from corral.guard.traces.opening import check_traces, count_traces, open_traces
 from corral.policy.address import Endpoint, parse_endpoint
-from corral.policy.model import Concurrency, Policy
+from corral.policy.model import Policy
 
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AFTER_CRASH = 1.0  # seconds that requests get to end once the server is gone
@@ -133,18 +133,18 @@ async def _rehearse(policy: Policy) -> None:
     """Find out that an address is taken or a certificate unusable before a model is loaded for minutes."""
     rehearsal = Guard(policy, access_log=None)
     try:
-        await rehearsal.start()
+        await rehearsal.start(ask_servers=False)
     finally:
         await rehearsal.stop(0)
 
 
 def _in_front_of(policy: Policy, server: Server) -> Policy:
-    """Point the policy at the child; as many requests run as it has slots, unless the operator said how many."""
-    concurrency, upstream = policy.concurrency, replace(policy.upstream, url=server.url)
-    if server.slots and concurrency.max_running == Concurrency().max_running:
-        concurrency = replace(concurrency, max_running=server.slots)
-        upstream = replace(upstream, max_connections=max(upstream.max_connections, server.slots + 1))
-    return replace(policy, upstream=upstream, concurrency=concurrency)
+    """Point the policy at the child, with the slots that it has; so many requests run, or fewer if that was said."""
+    upstream = replace(policy.upstream, url=server.url)
+    if server.slots and upstream.slots is None:
+        connections = max(upstream.max_connections, server.slots + 1)
+        upstream = replace(upstream, slots=server.slots, max_connections=connections)
+    return replace(policy, upstream=upstream)
 
 
 async def _guard(
@@ -184,6 +184,8 @@ async def _guard(
             policy = replace(policy, admin=replace(policy.admin, listen=str(Endpoint(*admin.address))))
         bound = str(Endpoint(*guard.address))
         ready(replace(policy, listen=replace(policy.listen, address=bound)))
+        for sentence in guard.servers() if server is None else ():
+            say(sentence)
         # What stands now stands until the end: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
@@ -251,7 +253,8 @@ def _allow_connections(policy: Policy, say: Say) -> None:
         with contextlib.suppress(OSError, ValueError):  # some systems refuse "unlimited"
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = policy.bounds.max_connections + policy.upstream.max_connections + _FILES_BESIDES
+    servers = max(1, len(policy.upstreams))
+    wanted = policy.bounds.max_connections + servers * policy.upstream.max_connections + _FILES_BESIDES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         say(
             f"This process may open {soft} files, but bounds.max_connections allows {policy.bounds.max_connections} "

@@ -95,6 +95,8 @@ def _requests(tallies: "Iterable[tuple[Kind, Tally]]") -> Iterator[Metric]:
 
 def upstream_error(status: int, ending: str, refused: str) -> str:
     """Say how a request failed at the server, one of UPSTREAM_ERRORS; "" if it did not."""
+    if refused == "upstream_down":
+        return "unavailable"
     if ending == "upstream-failed":
         return "unavailable" if refused else "broken-off"
     if ending == "timed-out":

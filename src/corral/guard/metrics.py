@@ -142,7 +142,7 @@ class Metrics:
         self.reads[name] = Read(name, help, lambda: {"": read()}, counter=True, label="")
 
     def counters(self, name: str, help: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:  # noqa: A002
-        """Show what `read` answers as the counters `name` + `_total`, one for each value of `label`."""
+        """Show what `read` answers as the counter `name` + `_total`, one for each value of `label`; as `gauges`."""
         self.reads[name] = Read(name, help, read, counter=True, label=label)
 
     def exposition(self) -> bytes:

@@ -25,6 +25,7 @@ from corral.guard.pipeline import Pipeline
 from corral.guard.record import RecordSink
 from corral.guard.tls import Certificate, load_certificate
 from corral.guard.traces.context import TraceSink
+from corral.guard.upstream_words import describe_servers
 from corral.policy.address import Endpoint, parse_endpoint
 from corral.policy.changes import RestartError, refuse_change
 from corral.policy.model import Jwt, Policy
@@ -40,7 +41,7 @@ class ListenError(CorralError):
 
 
 class Guard:
-    """One guard in front of one inference server; with `authz` in front of none: it tells proxies what may go on.
+    """One guard in front of inference servers; with `authz` in front of none: it tells proxies what may go on.
 
     `policy.auth` must be resolved by the caller: "keys" with at least one key, or "none". With `authz` its
     `identity.trusted_proxies` are who is answered; see `policy.authz`.
@@ -73,8 +74,8 @@ class Guard:
         self._certificate: Certificate | None = None
         self.address: tuple[str, int] = (self._endpoint.host, self._endpoint.port)
 
-    async def start(self) -> None:
-        """Listen.
+    async def start(self, *, ask_servers: bool = True) -> None:
+        """Ask the servers how many slots they have, two seconds at most, and listen.
 
         Raises:
             ListenError: the address cannot be had.
@@ -90,6 +91,8 @@ class Guard:
         core = self._core = Core(
             policy, built.pipeline, loop, access_log=self._access_log, metrics=self._metrics, traces=self._traces
         )
+        if ask_servers and not self._authz:
+            await core.upstreams.learn()
         connect = self._answer_proxy if self._authz else ClientConnection
         listener = self._listener = Listener(core, connect, proxies=self._proxies, tls=context)
         try:
@@ -177,6 +180,10 @@ class Guard:
         """The policy in force."""
         return self._policy
 
+    def servers(self) -> list[str]:
+        """Say what is known of the servers: their slots, and how many requests run at once for that."""
+        return describe_servers(self._core.upstreams) if self._core else []
+
     @property
     def core(self) -> Core:
         """What all connections share, once it has started."""
@@ -225,7 +232,7 @@ class Guard:
         patience = self._policy.bounds.shutdown_timeout if timeout is None else timeout
         await self._listener.drain(patience)
         self._listener.stop()
-        await self._core.pool.close()
+        await self._core.upstreams.close()
         self._server = None
         await self._let_go()
 

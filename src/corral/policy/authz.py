@@ -26,6 +26,8 @@ APPLIES = frozenset((
 INSTEAD = {
     "upstream": "the proxy's own configuration says which server it relays to, with which key and how long",
     "cors": "the proxy's own configuration says which pages may use the server",
+    "upstreams": "the proxy's own configuration says among which servers it chooses",
+    "health": "the proxy itself finds out whether its servers are well",
     "concurrency": "bound what runs at once at the server (llama-server -np) or at the proxy",
     "generation": "only a guard that relays can bound what a body asks for: corral guard UPSTREAM",
     "bounds.max_body": "bound bodies at the proxy: client_max_body_size in nginx, request_body in Caddy",

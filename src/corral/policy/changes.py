@@ -5,8 +5,12 @@ from dataclasses import fields, is_dataclass
 from corral.errors import PolicyError
 from corral.policy.model import Policy, Quota
 
-NEEDS_RESTART = ("listen.address", "upstream.url", "upstream.dialect", "admin.listen", "log.path", "log.format")
-"""Settings that only a start reads: what is bound, opened or connected by them stays so. So is all of `[telemetry]`."""
+NEEDS_RESTART = (
+    "listen.address", "upstream.url", "upstream.dialect", "upstreams", "admin.listen", "log.path", "log.format",
+)  # fmt: skip
+"""Settings that only a start reads: what is bound, opened or connected by them stays so."""
+
+_RESTART_SECTIONS = ("telemetry.", "health.")
 
 
 def changed(before: Policy, after: Policy) -> tuple[str, ...]:
@@ -38,7 +42,7 @@ def refuse_change(before: Policy, after: Policy) -> None:
         RestartError: it changes what only a start reads; the message names each such setting.
 
     """
-    names = [name for name in changed(before, after) if name in NEEDS_RESTART or name.startswith("telemetry.")]
+    names = [name for name in changed(before, after) if name in NEEDS_RESTART or name.startswith(_RESTART_SECTIONS)]
     if (before.listen.tls_certificate is None) != (after.listen.tls_certificate is None):
         names.append("listen.tls_certificate")
     if not names:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from corral.policy.address import parse_endpoint
-from corral.policy.model import ANY_MODEL, Jwt, LimitRule, Plan, Policy
+from corral.policy.model import ANY_MODEL, DEFAULT_PLACES, Jwt, LimitRule, Plan, Policy
 from corral.policy.notation import describe_count, describe_duration, describe_money, describe_quota, describe_size
 from corral.policy.plans import all_limits
+from corral.policy.servers import ONE_AT_A_TIME, servers
 from corral.policy.shadow import ENFORCED
 from corral.policy.whose import each
 
@@ -47,7 +48,11 @@ def in_shadow(policy: Policy) -> Iterator[str]:
 
 def _doors(policy: Policy) -> Iterator[str]:
     tls = "with TLS" if policy.listen.tls_certificate else "without TLS"
-    yield f"Listens on {policy.listen.address}, {tls}, and guards {policy.upstream.url} ({policy.upstream.dialect})."
+    named = servers(policy)
+    urls = " and ".join(server.url for server in named.values())
+    yield f"Listens on {policy.listen.address}, {tls}, and guards {urls} ({policy.upstream.dialect})."
+    if len(named) > 1:
+        yield "Each request goes to the server with the least to do, of those that are well and have a free slot."
     yield from who_is_let_in(policy)
     if policy.cors.origins:
         pages = "any site" if "*" in policy.cors.origins else ", ".join(policy.cors.origins)
@@ -161,10 +166,24 @@ def _limits(policy: Policy) -> Iterator[str]:
         yield f"{which} {price.input:g} for a million tokens of prompts and {price.output:g} for a million of answers."
     places = policy.concurrency
     yield (
-        f"At most {describe_count(places.max_running, 'request')} {_verb(places.max_running, 'run')} at once; "
-        f"{places.max_waiting:,} may wait up to {describe_duration(places.max_wait)} for their turn; "
-        "the next are refused with 503."
+        f"{_running(policy)}; {places.max_waiting:,} may wait up to {describe_duration(places.max_wait)} "
+        "for their turn; the next are refused with 503."
     )
+
+
+def _running(policy: Policy) -> str:
+    most = policy.concurrency.max_running
+    if most is not None:
+        return f"At most {describe_count(most, 'request')} {_verb(most, 'run')} at once"
+    slots = [server.slots for server in servers(policy).values()]
+    if policy.upstream.dialect == ONE_AT_A_TIME:
+        return "One request runs at once on each server, which would interrupt it for another"
+    if None not in slots:
+        most = sum(filter(None, slots))
+        return f"At most {describe_count(most, 'request')} {_verb(most, 'run')} at once"
+    if policy.upstream.dialect == "llamacpp":
+        return "As many requests run at once as llama-server has slots, one until it says how many"
+    return f"At most {DEFAULT_PLACES} requests run at once on each server"
 
 
 def _requests(policy: Policy) -> Iterator[str]:

@@ -17,6 +17,7 @@ from corral.policy.model import ApiKey, Policy, Quota
 from corral.policy.notation import parse_duration, parse_price, parse_quota, parse_share, parse_size, parse_weight
 from corral.policy.positions import find_lines
 from corral.policy.rules import check
+from corral.policy.servers import said_twice
 
 ENVIRONMENT_KEY = "CORRAL_API_KEY"
 ADMIN_KEY = "CORRAL_ADMIN_KEY"
@@ -101,6 +102,8 @@ def load_policy(
         _put(table, key, given)
         named.setdefault(key, key)
     source = Source(name, find_lines(text), named)
+    for twice, message in said_twice(table):
+        source.note(twice, message)
     policy: Policy = _build(Policy, table, (), source)
     source.tell()
     policy = _with_environment_key(policy, (environ or {}).get(ENVIRONMENT_KEY))

@@ -208,10 +208,15 @@ class Cors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """`[upstream]`: the inference server that is guarded."""
+    """`[upstream]`: the inference server that is guarded; where there are `[[upstreams]]`, what they have in common."""
 
     url: str = setting("http://127.0.0.1:8081", help='"http://host:port", or "unix:/path/to.sock".')
-    dialect: Literal["llamacpp", "openai", "ollama"] = setting("llamacpp", help="What the server speaks.")
+    dialect: Literal["llamacpp", "openai", "ollama", "llama-cpp-python"] = setting(
+        "llamacpp", help="What the server speaks."
+    )
+    slots: int | None = setting(
+        None, help="Requests that the server works on at once; absent: as llama-server says itself.", unit="requests"
+    )
     api_key: str | None = setting(None, help="The key that the server itself demands; clients' keys never reach it.")
     connect_timeout: float = setting(5.0, help="Longest wait for a connection to the server.", unit="seconds")
     first_byte_timeout: float = setting(
@@ -220,8 +225,34 @@ class Upstream:
     idle_timeout: float = setting(
         60.0, help="Longest silence of the server within an answer; of a stream, between tokens.", unit="seconds"
     )
-    max_connections: int = setting(64, help="Connections to the server at most.")
+    max_connections: int = setting(64, help="Connections to one server at most.")
     max_answer: int = setting(64 * 1024 * 1024, help="Longest answer relayed; a stream is ended well.", unit="bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamServer:
+    """One `[[upstreams]]` entry: one of several servers that have the same models; the rest stands in `[upstream]`."""
+
+    name: str = setting(help="What metrics and messages call it. Letters, digits, - and _.")
+    url: str = setting(help='"http://host:port", or "unix:/path/to.sock".')
+    slots: int | None = setting(
+        None, help="Requests that the server works on at once; absent: as llama-server says itself.", unit="requests"
+    )
+    api_key: str | None = setting(None, help="The key that this server demands; absent: upstream.api_key.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthChecks:
+    """`[health]`: how it is found out that a server is away, and that it is back."""
+
+    interval: float = setting(5.0, help="How often each server is asked whether it is well.", unit="seconds")
+    timeout: float = setting(5.0, help="Longest wait for that answer.", unit="seconds")
+    failures: int = setting(3, help="Failures in a row after which a server gets no more requests.")
+    pause: float = setting(1.0, help="How long it is then left alone, the first time.", unit="seconds")
+    max_pause: float = setting(10.0, help="How long at most: each time in vain doubles the pause.", unit="seconds")
+    path: str | None = setting(
+        None, help="What is asked, with GET; absent: as its dialect has it. Any answer below 500 is well."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +274,11 @@ class Identity:
 class Concurrency:
     """`[concurrency]`: how much runs at once, and how much may wait."""
 
-    max_running: int = setting(4, help="Inference requests the server works on at once.", unit="requests")
+    max_running: int | None = setting(
+        None,
+        help="Inference requests that run at once, in all; absent: as many as the servers have slots.",
+        unit="requests",
+    )
     max_waiting: int = setting(64, help="Requests that may wait for a place; the next is refused.", unit="requests")
     max_waiting_bytes: int = setting(16 * 1024 * 1024, help="Bodies that may wait for a place, together.", unit="bytes")
     max_wait: float = setting(30.0, help="Longest wait for a place.", unit="seconds")
@@ -338,6 +373,10 @@ class Telemetry:
     max_waiting: int = setting(4096, help="Requests that may wait to be sent; further ones are lost, and counted.")
 
 
+DEFAULT_PLACES = 4
+"""Requests that run at once where nothing says how many."""
+
+
 DEFAULT_LIMITS = (
     LimitRule(name="client", quota=Quota(30, 60.0), per="client"),
     LimitRule(name="address", quota=Quota(300, 60.0), per="address"),
@@ -364,6 +403,10 @@ class Policy:
     listen: Listen = setting(factory=Listen, help="Where the guard answers.")
     cors: Cors = setting(factory=Cors, help="Which web pages may use the guard from a browser.")
     upstream: Upstream = setting(factory=Upstream, help="The inference server that is guarded.")
+    upstreams: tuple[UpstreamServer, ...] = setting(
+        (), help="Several servers of the same models instead of one; each request goes to the one with the least to do."
+    )
+    health: HealthChecks = setting(factory=HealthChecks, help="How it is found out that a server is away.")
     keys: tuple[ApiKey, ...] = setting((), help="Credentials that are let in.")
     credentials: Credentials = setting(factory=Credentials, help="Where keys are kept that come and go.")
     jwt: Jwt = setting(factory=Jwt, help="Signed tokens that are let in.")

@@ -4,14 +4,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
-from urllib.parse import urlsplit
 
 from corral.errors import PolicyError
 from corral.policy.address import parse_endpoint
 from corral.policy.cors_rules import cors_is_sane
 from corral.policy.jwt_rules import jwt_is_whole
 from corral.policy.model import LimitRule, Policy
+from corral.policy.names import is_name
 from corral.policy.partition_rules import wrong_partitions
+from corral.policy.servers import servers_are_sane
 from corral.policy.telemetry_rules import telemetry_applies
 from corral.policy.unit_rules import counts_have_room, prices_are_whole, wrong_units
 
@@ -19,7 +20,7 @@ KeyPath = tuple[str | int, ...]
 Rule = Callable[[Policy], Iterator[tuple[KeyPath, str]]]
 """Yields the path of each value that is wrong, and what to write instead."""
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PATH = re.compile(r"/[!-~]*")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -39,7 +40,7 @@ def _places_of_limits(policy: Policy) -> Iterator[tuple[KeyPath, LimitRule]]:
 
 def _limits_apply(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
     for here, limit in _places_of_limits(policy):
-        if not _NAME.fullmatch(limit.name):
+        if not is_name(limit.name):
             yield (*here, "name"), f'"{limit.name}" is no name: use letters, digits, "-" and "_", 64 at most.'
         if limit.algorithm == "window" and limit.burst is not None:
             yield (*here, "burst"), 'a "window" limit has no burst; remove it, or write algorithm = "gcra".'
@@ -64,7 +65,7 @@ def _keys_are_hashes(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
                 ("keys", index, "sha256"),
                 ('this must be the key\'s SHA-256, 64 hexadecimal digits: printf %s "$KEY" | sha256sum'),
             )
-        if not _NAME.fullmatch(key.name):
+        if not is_name(key.name):
             yield ("keys", index, "name"), 'use letters, digits, "-" and "_", 64 at most.'
         if key.plan is not None and key.plan not in policy.plan:
             yield ("keys", index, "plan"), f"there is no plan {_quoted(key.plan)}. {_plans_known(policy)}"
@@ -89,11 +90,6 @@ def _plans_are_sane(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
             yield ("plan", name, "max_tokens"), "this must be at least 1."
         if "" in plan.models:
             yield ("plan", name, "models", plan.models.index("")), "a model has a name."
-
-
-def is_name(text: str) -> bool:
-    """Tell whether `text` can name a key, a plan or a limit: letters, digits, "-" and "_", 64 at most."""
-    return _NAME.fullmatch(text) is not None
 
 
 def _plans_known(policy: Policy) -> str:
@@ -136,29 +132,19 @@ def _admin_key_applies(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
         yield ("admin", "key_sha256"), 'there is no listener that it would open: add admin.listen = "127.0.0.1:9464".'
 
 
-def _upstream_can_be_reached(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
-    url = policy.upstream.url
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        if not (parts.path or parts.netloc):
-            yield ("upstream", "url"), 'name the socket, as "unix:/run/llama.sock".'
-    elif parts.scheme == "https":
-        yield ("upstream", "url"), "the guard speaks plain HTTP to the server; write http://, on a network you trust."
-    elif parts.scheme != "http" or not parts.hostname:
-        yield ("upstream", "url"), f'"{url}" is no server: write "http://host:port" or "unix:/path/to.sock".'
-    elif parts.path not in ("", "/") or parts.query:
-        yield ("upstream", "url"), "write the server's address alone, without a path: the guard knows the routes."
-    try:
-        _ = parts.port
-    except ValueError:
-        yield ("upstream", "url"), f'"{url}" has no valid port.'
-
-
 def _tls_is_whole(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
     listen = policy.listen
     if (listen.tls_certificate is None) != (listen.tls_key is None):
         missing = "tls_key" if listen.tls_key is None else "tls_certificate"
         yield ("listen", missing), "a certificate and its key belong together; write both."
+
+
+def _health_is_sane(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
+    health = policy.health
+    if health.max_pause < health.pause:
+        yield ("health", "max_pause"), "this must be at least health.pause."
+    if health.path is not None and not _PATH.fullmatch(health.path):
+        yield ("health", "path"), 'write a path as "/health", without spaces.'
 
 
 _AT_LEAST: tuple[tuple[str, str, float], ...] = (
@@ -173,26 +159,19 @@ _AT_LEAST: tuple[tuple[str, str, float], ...] = (
     ("bounds", "max_connections_per_address", 1), ("bounds", "max_clients", 1),
     ("identity", "ipv4_prefix", 1), ("identity", "ipv6_prefix", 1),
     ("upstream", "connect_timeout", 0.1), ("upstream", "first_byte_timeout", 0.1), ("upstream", "idle_timeout", 0.1),
-    ("upstream", "max_connections", 1), ("upstream", "max_answer", 1024),
+    ("upstream", "max_connections", 2), ("upstream", "max_answer", 1024),
+    ("health", "interval", 0.1), ("health", "timeout", 0.1), ("health", "failures", 1), ("health", "pause", 0.1),
 )  # fmt: skip
 
 
 def _numbers_are_sane(policy: Policy) -> Iterator[tuple[KeyPath, str]]:
     for section, name, least in _AT_LEAST:
-        if getattr(getattr(policy, section), name) < least:
+        given = getattr(getattr(policy, section), name)
+        if given is not None and given < least:
             yield (section, name), f"this must be at least {least:g}."
     for name, most in (("ipv4_prefix", 32), ("ipv6_prefix", 64)):
         if getattr(policy.identity, name) > most:
             yield ("identity", name), f"this must be at most {most}."
-    running = policy.concurrency.max_running
-    if policy.upstream.max_connections <= running:
-        yield (
-            ("upstream", "max_connections"),
-            (
-                f"{running} requests may run at once (concurrency.max_running), and one that ends takes a moment to "
-                f"free its connection to the server; write upstream.max_connections = {running + 1} or more."
-            ),
-        )
 
 
 RULES: tuple[Rule, ...] = (
@@ -204,7 +183,8 @@ RULES: tuple[Rule, ...] = (
     jwt_is_whole,
     _addresses_parse,
     _admin_key_applies,
-    _upstream_can_be_reached,
+    servers_are_sane,
+    _health_is_sane,
     _tls_is_whole,
     cors_is_sane,
     _numbers_are_sane,

@@ -6,7 +6,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from textwrap import wrap
 from typing import Any, get_args, get_origin, get_type_hints
 
-from corral.policy.model import ANY_MODEL, ApiKey, LimitRule, Plan, Policy, Price, Quota
+from corral.policy.model import ANY_MODEL, ApiKey, LimitRule, Plan, Policy, Price, Quota, UpstreamServer
 from corral.policy.notation import describe_quota
 
 _HEAD = """\
@@ -15,6 +15,10 @@ _HEAD = """\
 """
 
 _EXAMPLE_KEY = ApiKey(name="alice", sha256="0" * 64)
+_EXAMPLE_SERVERS = (
+    UpstreamServer(name="left", url="http://10.0.0.1:8081"),
+    UpstreamServer(name="right", url="http://10.0.0.2:8081", slots=2),
+)
 _EXAMPLE_PLANS = {
     "pro": Plan(
         limits=(
@@ -45,6 +49,8 @@ def template() -> str:
             sections.append(_array("keys", described, ApiKey, (_EXAMPLE_KEY,)))
         elif described.name == "price":
             sections.append(_named("price", described, Price, _EXAMPLE_PRICES))
+        elif described.name == "upstreams":
+            sections.append(_array("upstreams", described, UpstreamServer, _EXAMPLE_SERVERS))
         elif get_origin(kind) is Mapping:
             sections.append(_named(described.name, described, Plan, _EXAMPLE_PLANS))
         elif is_dataclass(kind) and kind is not Quota:

@@ -55,7 +55,9 @@ def _not_exact(policy: Policy, unit: str) -> str:
 
 def counts_have_room(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Say where no connection to the server is left to count prompts with."""
-    needed = policy.concurrency.max_running + 2
+    servers = max(1, len(policy.upstreams))
+    slots = policy.upstream.slots or -(-(policy.concurrency.max_running or 0) // servers)
+    needed = slots + 2
     if policy.upstream.max_connections < needed and any(rule.exact for rule in all_limits(policy)):
         yield (
             ("upstream", "max_connections"),

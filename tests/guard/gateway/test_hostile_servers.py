@@ -85,10 +85,13 @@ def test_a_connection_whose_answer_came_before_the_request_was_sent_is_not_used_
                 connection, _ = listener.accept()
             except OSError:
                 return
-            kept.append(connection)
             seen = b""
             while b"\r\n\r\n" not in seen and (part := connection.recv(1000)):
                 seen += part
+            if b"corral-probe" in seen:
+                connection.close()
+                continue
+            kept.append(connection)
             connection.sendall(answer(CHAT, status))  # the first one's body is never read
             status = "200 OK"
 

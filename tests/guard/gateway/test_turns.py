@@ -81,11 +81,14 @@ def test_garbage_while_health_is_asked_is_not_taken_for_its_answer(start_guard):
         await asyncio.sleep(0.3)
         writer.write(answer(CHAT))
 
-    guard = start_guard(slow)
+    guard = start_guard()
+    guard.server.probe = slow
+    (server,) = guard.guard._core.upstreams.servers
+    server.found_at, before = 0.0, len(guard.server.probes)
     with guard.connect() as client:
         client.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         deadline = time.monotonic() + 5
-        while not guard.server.seen and time.monotonic() < deadline:
+        while len(guard.server.probes) == before and time.monotonic() < deadline:
             time.sleep(0.005)
         client.sendall(b"\0\r\n\r\n")
         try:

@@ -1,13 +1,14 @@
 """What all connections of a guard share: the pipeline, the places, the pool, the clock, and where records go."""
 
 import asyncio
+import math
 import secrets
 import time
 from email.utils import formatdate
 from itertools import count
 
 from corral.dialects import dialect
-from corral.dialects.model import Route, Usage
+from corral.dialects.model import Usage
 from corral.engine.admission import Admission, Refused, Running
 from corral.engine.fairqueue import service
 from corral.guard.caller import Session, Visit
@@ -17,7 +18,7 @@ from corral.guard.gateway.exchange import Exchange
 from corral.guard.gateway.health import Health
 from corral.guard.gateway.incoming import Incoming
 from corral.guard.gateway.outbox import Outbox
-from corral.guard.gateway.upstream import UpstreamPool
+from corral.guard.gateway.upstreams import Upstreams, UpstreamServer
 from corral.guard.metrics import Metrics
 from corral.guard.pipeline import Pipeline
 from corral.guard.quota_headers import QuotaHeaders
@@ -55,12 +56,12 @@ class Core:
         self.loop = loop
         self.now = loop.time
         self.outbox = Outbox(loop)
-        self.pool = UpstreamPool(policy.upstream, loop, self.outbox)
-        self.health = Health(self.pool, dialect(policy.upstream.dialect).health_path)
+        self.upstreams = Upstreams(policy, dialect(policy.upstream.dialect), loop, self.outbox, self._places_changed)
+        self.health = Health(self.upstreams)
         self.quota_headers = _quota_headers(policy)
         self.refusals = RefusalWriter(all_limits(policy), self.quota_headers)
         self.admission: Admission[Exchange] = Admission(
-            policy.concurrency.max_running,
+            self.upstreams.balance.places,
             policy.concurrency.max_waiting,
             policy.concurrency.max_wait,
             policy.concurrency.max_waiting_bytes,
@@ -78,7 +79,6 @@ class Core:
         self.traces = traces
         self._prefix = secrets.token_hex(4)
         self._numbers = count(1)
-        self._heads: dict[Route, bytes] = {}
         self._starts: dict[tuple[int, bytes], bytes] = {}
         self.tick()
 
@@ -101,43 +101,17 @@ class Core:
         self.pipeline = pipeline
         self.quota_headers = _quota_headers(policy)
         self.refusals = RefusalWriter(all_limits(policy), self.quota_headers)
-        self._heads.clear()
-        self.pool.reload(policy.upstream)
+        self.upstreams.reload(policy)
         self.tick()
         places = policy.concurrency
         for following in self.admission.resize(
-            places.max_running, places.max_waiting, places.max_wait, places.max_waiting_bytes, self.now()
+            self.upstreams.balance.places, places.max_waiting, places.max_wait, places.max_waiting_bytes, self.now()
         ):
-            self.loop.call_soon(following.run)
+            self._start(following)
 
     def new_request_id(self) -> str:
         """Name a request: unlike any other of this guard, and of any other guard."""
         return f"{self._prefix}-{next(self._numbers):x}"
-
-    def request_head(self, route: Route, length: int) -> bytes:
-        """Write the head of the request to the server. No byte of it comes from the client."""
-        start = self._heads.get(route)
-        if start is None:
-            upstream = self.policy.upstream
-            start = b"%b %b HTTP/1.1\r\nHost: %b\r\nAccept: */*\r\n" % (
-                route.method,
-                route.path,
-                self.pool.host_header,
-            )
-            if upstream.api_key:
-                start += b"Authorization: Bearer %b\r\n" % upstream.api_key.encode()
-            self._heads[route] = start
-        if route.method == b"GET":
-            return start + b"\r\n"
-        return b"%bContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (start, length)
-
-    def question_head(self, path: bytes, length: int) -> bytes:
-        """Write the head of a question of the guard's own to the server."""
-        key = self.policy.upstream.api_key
-        return (
-            b"POST %b HTTP/1.1\r\nHost: %b\r\nAccept: */*\r\n%bContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n"
-        ) % (path, self.pool.host_header, b"Authorization: Bearer %b\r\n" % key.encode() if key else b"", length)
 
     def answer_start(self, status: int, content_type: bytes) -> bytes:
         """Write the first lines of an answer, those that do not differ from request to request."""
@@ -161,26 +135,43 @@ class Core:
 
     def enter(self, exchange: Exchange, now: float) -> None:
         """Ask for a place for `exchange`: it runs now, waits, or is refused."""
+        upstreams = self.upstreams
+        if upstreams.away:
+            exchange.refuse_away(upstreams.reason(), upstreams.retry_after(now))
+            return
         visit = exchange.visit
         caller, asked = visit.caller, visit.asked
         key, plan = caller.key, caller.plan
+        estimate = 1.0
+        if asked is not None:
+            prompt, answers = asked.prompt_chars / _CHARS, visit.cap * asked.choices
+            estimate = service(prompt, answers)
+            exchange.tokens = prompt + answers
         outcome = self.admission.enter(
             exchange,
             now,
             client=("address", caller.address) if key is None else ("key", key.name),
             weight=1.0 if plan is None else plan.priority,
-            estimate=1.0 if asked is None else service(asked.prompt_chars / _CHARS, visit.cap * asked.choices),
+            estimate=estimate,
             size_bytes=exchange.bytes_in,
         )
         if isinstance(outcome, Running):
+            self._assign(exchange, upstreams.balance.choose())
             exchange.run()
         elif isinstance(outcome, Refused):
             exchange.refuse_place(outcome.retry_after)
         else:
             for displaced in outcome.displaced:
                 self.loop.call_soon(displaced.refuse_place, self.admission.expected_wait())
-            if self.policy.shadow and self.pool.has_room:
+            if self.policy.shadow and (server := self.spare_server()) is not None:
+                exchange.server = server
                 exchange.run()  # it stays in the queue, to be told what would have become of it there
+
+    def spare_server(self) -> UpstreamServer | None:
+        """Find a server that can be sent a request beyond its slots; None where there is none."""
+        place = self.upstreams.balance.least()
+        server = self.upstreams.servers[place] if place >= 0 else None
+        return None if server is None or server.pool.full else server
 
     def leave(self, exchange: Exchange, usage: Usage | None) -> None:
         """Free the place of `exchange`, or its place in the queue; whoever is next runs."""
@@ -189,22 +180,74 @@ class Core:
                 asked, prompt = exchange.visit.asked, usage.prompt_tokens
                 read = prompt if prompt is not None else 0 if asked is None else asked.prompt_chars / _CHARS
                 self.admission.settle(exchange, service(read, usage.completion_tokens or 0))
+            self._unassign(exchange)
             for following in self.admission.abandon(exchange, self.now()):
-                # Not at once: one that fails at once leaves too, and a long queue would end in a recursion.
-                self.loop.call_soon(following.run)
+                self._start(following)
+
+    def find_server(self, exchange: Exchange) -> UpstreamServer | None:
+        """Find a server for `exchange`, which has sent nothing, and whose own there is none of or is away.
+
+        None where there is none just now: it waits for a place anew, or was refused, and nothing more is to be done.
+        """
+        upstreams = self.upstreams
+        now = self.now()
+        if upstreams.away:
+            exchange.refuse_away(upstreams.reason(), upstreams.retry_after(now))
+            return None
+        if not exchange.visit.needs_place:
+            exchange.server = upstreams.servers[upstreams.balance.least()]
+            return exchange.server
+        self._unassign(exchange)
+        if self.admission.running <= upstreams.balance.places:
+            place = upstreams.balance.choose()
+            self._assign(exchange, place if place >= 0 else upstreams.balance.least())
+            return exchange.server
+        self.admission.settle(exchange, 0.0)
+        for following in self.admission.abandon(exchange, now):
+            self._start(following)
+        self.enter(exchange, now)
+        return None
+
+    def _assign(self, exchange: Exchange, place: int) -> None:
+        if exchange.server is not None:
+            place = exchange.server.place  # in shadow it runs already, though it has only now been given a place
+        if place >= 0:
+            self.upstreams.balance.take(place, exchange.tokens)
+            exchange.server = self.upstreams.servers[place]
+            exchange.assigned = True
+
+    def _unassign(self, exchange: Exchange) -> None:
+        server = exchange.server
+        if server is not None:
+            exchange.server = None
+            assigned, exchange.assigned = exchange.assigned, False
+            if assigned and self.upstreams.balance.give_back(server.place, exchange.tokens):
+                self._places_changed()
+
+    def _start(self, exchange: Exchange) -> None:
+        """Let run who has been given a place."""
+        self._assign(exchange, self.upstreams.balance.choose())
+        # Not at once: one that fails at once leaves too, and a long queue would end in a recursion.
+        self.loop.call_soon(exchange.run)
+
+    def _places_changed(self) -> None:
+        """Follow the servers: there are more places, or fewer, or nobody is left whom to wait for."""
+        upstreams = self.upstreams
+        now = self.now()
+        for following in self.admission.set_places(upstreams.balance.places, now):
+            self._start(following)
+        if upstreams.away:
+            reason, retry_after = upstreams.reason(), upstreams.retry_after(now)
+            for waiting in self.admission.expire(math.inf):
+                self.loop.call_soon(waiting.refuse_away, reason, retry_after)
 
     def expire(self, now: float) -> None:
-        """End what has waited too long: for a place, for the server's health, or idle towards the server."""
+        """End what has waited too long for a place, and see to the servers."""
         for exchange in self.admission.expire(now):
             exchange.refuse_place(self.admission.expected_wait())
         for following in self.admission.follow(now):
-            self.loop.call_soon(following.run)
-        self.health.expire(now)
-        self.pool.prune(now)
-
-    def connect(self, exchange: Exchange) -> None:
-        """Open a connection to the server for `exchange`."""
-        self.pool.connect(exchange.connected)
+            self._start(following)
+        self.upstreams.tick(now)
 
     # records
 

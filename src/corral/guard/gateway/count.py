@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from corral.guard.gateway.core import Core
     from corral.guard.gateway.exchange import Exchange
+    from corral.guard.gateway.upstreams import UpstreamServer
 
 OUTCOMES = ("counted", "known", "unasked", "crowded", "failed", "late", "left")
 """What becomes of a prompt that is to be counted: the server did, or had a moment ago; it cannot be asked for this one,
@@ -67,7 +68,7 @@ class Counting:
         if now < until:
             self._tell(exchange, "known", tokens)
             return None
-        if not self._has_room() and len(self._waiting) >= _WAITING:
+        if self._server() is None and len(self._waiting) >= _WAITING:
             self._tell(exchange, "crowded", None)
             return None
         count = Count(self, exchange, counter, question, mark)
@@ -76,17 +77,19 @@ class Counting:
         self._follow()
         return None if count.over else count
 
-    def _has_room(self) -> bool:
-        """Tell whether one more may run: never at the cost of connections that places of the server may need."""
-        core = self._core
-        spare = core.policy.upstream.max_connections - core.policy.concurrency.max_running - 1
-        return len(self._running) < min(AT_ONCE, spare)
+    def _server(self) -> "UpstreamServer | None":
+        """Find who may count one more: never at the cost of connections that places of the server may need."""
+        server = self._core.spare_server()
+        if server is None:
+            return None
+        spare = server.settings.max_connections - server.load.slots - 1
+        return server if len(self._running) < min(AT_ONCE, spare) else None
 
     def _follow(self) -> None:
-        while self._waiting and self._has_room():
+        while self._waiting and (server := self._server()) is not None:
             count = self._waiting.popleft()
             self._running.add(count)
-            count.start(self._core)
+            count.start(server)
 
     def ended(self, count: "Count", outcome: str, tokens: int | None) -> None:
         """Note how a count ended, and let the next one run."""
@@ -126,7 +129,7 @@ class Count:
         self._counter = counter
         self._question = question
         self._longest = _LONGEST + counter.per_byte * len(question)
-        self._core: Core | None = None
+        self._server: UpstreamServer | None = None
         self._connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._again = False
@@ -134,14 +137,14 @@ class Count:
         self._answer: list[bytes] = []
         self._size = 0
 
-    def start(self, core: "Core") -> None:
+    def start(self, server: "UpstreamServer") -> None:
         """Ask the server."""
-        self._core = core
-        connection = core.pool.idle()
+        self._server = server
+        connection = server.pool.idle()
         if connection is not None:
             self._connected(connection, "")
         else:
-            self._connecting = core.pool.connect(self._connected)
+            self._connecting = server.pool.connect(self._connected)
 
     def late(self) -> None:
         """Give up: the server takes too long."""
@@ -169,15 +172,15 @@ class Count:
 
     def _connected(self, connection: UpstreamConnection | None, _reason: str) -> None:
         self._connecting = None
-        core = self._core
-        if connection is None or core is None:
+        server = self._server
+        if connection is None or server is None:
             self._end("failed", None)
         elif self.over:
             connection.abandon()
         else:
             self._connection = connection
             self.asked = True
-            connection.send(self, core.question_head(self._counter.path, len(self._question)) + self._question)
+            connection.send(self, server.question_head(self._counter.path, len(self._question)) + self._question)
 
     # the server's answer
 
@@ -205,9 +208,9 @@ class Count:
     def answer_failed(self, reason: str, *, untouched: bool) -> None:  # noqa: ARG002  # protocol
         """Ask once more on a new connection where an idle one turned out to be closed."""
         self._connection = None
-        if untouched and not self._again and not self.over and self._core is not None:
+        if untouched and not self._again and not self.over and self._server is not None:
             self._again = True
-            self._connecting = self._core.pool.connect(self._connected)
+            self._connecting = self._server.pool.connect(self._connected)
         else:
             self._end("failed", None)
 

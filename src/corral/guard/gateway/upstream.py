@@ -26,6 +26,10 @@ _MAX_RETRY_AFTER = 6
 """Digits of the longest Retry-After that is passed on."""
 
 
+FULL = "all connections to the server are in use"
+"""Why there is no connection, where the server is not at fault."""
+
+
 class AnswerReader(Protocol):
     """Who reads an answer. After `answer_ended` or `answer_failed` the connection calls no more."""
 
@@ -263,13 +267,9 @@ class UpstreamPool:
         return len(self._open) + len(self._opening)
 
     @property
-    def has_room(self) -> bool:
-        """Whether one more request can be sent at once."""
-        return bool(self._idle) or self.open_connections < self._upstream.max_connections
-
-    def now(self) -> float:
-        """Return the loop's time, in seconds."""
-        return self._loop.time()
+    def full(self) -> bool:
+        """Whether there is no connection to be had: all are in use, and no more may be opened."""
+        return not self._idle and self.open_connections >= self._upstream.max_connections
 
     def idle(self) -> UpstreamConnection | None:
         """Take an idle connection that the server will still know, if there is one."""
@@ -283,8 +283,8 @@ class UpstreamPool:
 
     def connect(self, ready: Callable[[UpstreamConnection | None, str], None]) -> "asyncio.Task[None] | None":
         """Open a connection; `ready` gets it, or None and the reason. Cancelling the task calls nobody."""
-        if self.open_connections >= self._upstream.max_connections:
-            ready(None, "all connections to the server are in use")
+        if len(self._open) + len(self._opening) >= self._upstream.max_connections:
+            ready(None, FULL)
             return None
         task = self._loop.create_task(self._connect(ready))
         self._opening.add(task)
