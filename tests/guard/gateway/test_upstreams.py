@@ -574,7 +574,7 @@ def test_one_place_for_each_server_is_no_contradiction():
 def test_an_answer_that_begins_is_cut_when_its_server_dies(stage, start_guard):
     async def begin(seen, writer):
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-        writer.write(b"7\r\ndata: {\r\n")
+        writer.write(b"a\r\ndata: {}\n\n\r\n")
         await asyncio.sleep(60)
 
     left, right = stage.start(begin), stage.start()

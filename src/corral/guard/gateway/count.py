@@ -58,6 +58,9 @@ class Counting:
 
     def count(self, exchange: "Exchange", counter: Counter, body: bytes) -> "Count | None":
         """Have the prompt of `body` counted, and the exchange told. None where it has been, at once."""
+        if self._core.upstreams.away:
+            self._tell(exchange, "failed", None)
+            return None
         question = counter.question(body)
         if question is None:
             self._tell(exchange, "unasked", None)
