@@ -89,7 +89,9 @@ def test_every_token_that_was_reserved_is_charged_or_given_back(monkeypatch):
         assert standings[-1].remaining == 3
         assert {"", "too_many_at_once:few-at-once-tried"} == {record.shadow for record in ledger.records}
         # Who found no place or no server has its request back; nobody else has.
-        back = sum(record.refused in ("overloaded", "upstream_unavailable", "upstream_down") for record in ledger.records)
+        back = sum(
+            record.refused in ("overloaded", "upstream_unavailable", "upstream_down") for record in ledger.records
+        )
         counted = {AMOUNT - standing.remaining for standing in ledger.peek(caller.limits, loop.time())}
         assert counted == {len(lives.lives) - back}
         loop.run_until_complete(guard.stop(0))

@@ -580,7 +580,8 @@ def test_an_answer_that_begins_is_cut_when_its_server_dies(stage, start_guard):
     left, right = stage.start(begin), stage.start()
     guard = start_guard(policy=behind(OPEN, left, right))
     with closing(guard.connect()) as client:
-        client.sendall(post({"messages": [{"role": "user", "content": "hi"}], "stream": True}))
+        asked = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+        client.sendall(post(asked, headers="Connection: close\r\n"))
         until(lambda: left.seen)
         assert b"200 OK" in client.recv(65536)
         stage.stop(left)

@@ -11,7 +11,7 @@ def requests(guard: Guard, now: float, *, most: int, named: str | None) -> dict[
     """List the requests that run or wait, the oldest first; of one client, where it is `named`."""
     found = [exchange for exchange in guard.listener.exchanges() if named is None or named in _names(exchange)]
     found.sort(key=_arrived)
-    return {"count": len(found), "requests": [_shown(exchange, guard, now) for exchange in found[:most]]}
+    return {"count": len(found), "requests": [_shown(exchange, now) for exchange in found[:most]]}
 
 
 def queue(guard: Guard, now: float, *, most: int) -> dict[str, Any]:
@@ -42,21 +42,26 @@ def find(guard: Guard, request_id: str) -> Exchange | None:
 
 
 def upstreams(guard: Guard) -> dict[str, Any]:
-    """Tell how the server is. `status` is what it answered last when asked for its health, 0 is nothing."""
-    core, upstream = guard.core, guard.policy.upstream
-    status = core.health.latest
-    core.health.ask(core.now(), _pass_over)
-    server = {
-        "url": without_credentials(upstream.url),
-        "up": None if status is None else 0 < status < 500,
-        "status": status,
-        "connections": core.pool.open_connections,
-        "max_connections": upstream.max_connections,
-    }
-    return {"upstreams": [server]}
+    """Tell how each server is: `up` is whether it gets requests, `problem` what was wrong with it last, or nothing."""
+    servers = [
+        {
+            "name": server.name,
+            "url": without_credentials(server.settings.url),
+            "up": server.load.usable,
+            "problem": server.reason or None,
+            "failures": server.failures,
+            "slots": server.load.slots,
+            "running": server.load.running,
+            "tokens": round(server.load.outstanding),
+            "connections": server.pool.open_connections,
+            "max_connections": server.settings.max_connections,
+        }
+        for server in guard.core.upstreams.servers
+    ]
+    return {"upstreams": servers}
 
 
-def _shown(exchange: Exchange, guard: Guard, now: float) -> dict[str, Any]:
+def _shown(exchange: Exchange, now: float) -> dict[str, Any]:
     visit = exchange.visit
     asked, key = visit.asked, visit.caller.key
     return {
@@ -66,7 +71,7 @@ def _shown(exchange: Exchange, guard: Guard, now: float) -> dict[str, Any]:
         "plan": None if key is None else key.plan,
         "route": visit.route.name,
         "model": None if asked is None else asked.model,
-        "upstream": None if exchange.waits else without_credentials(guard.policy.upstream.url),
+        "upstream": None if exchange.server is None else exchange.server.name,
         "state": "waiting" if exchange.waits else "running",
         "age": _rounded(now - exchange.arrived),
         "stream": False if asked is None else asked.stream,
@@ -92,7 +97,3 @@ def _arrived(exchange: Exchange) -> tuple[float, bool, int]:
 
 def _rounded(seconds: float) -> float:
     return round(seconds, 3)
-
-
-def _pass_over(_status: int) -> None:
-    """Wait for no answer: what is known is shown at once."""

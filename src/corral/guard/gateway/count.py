@@ -85,7 +85,8 @@ class Counting:
         server = self._core.spare_server()
         if server is None:
             return None
-        spare = server.settings.max_connections - server.load.slots - 1
+        places = min(server.load.slots, self._core.upstreams.balance.places)
+        spare = server.settings.max_connections - places - 1
         return server if len(self._running) < min(AT_ONCE, spare) else None
 
     def _follow(self) -> None:
