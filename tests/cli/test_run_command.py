@@ -1,5 +1,6 @@
 """`corral run`, with the real llama-server: what it guards, and that it leaves nothing behind."""
 
+import contextlib
 import json
 import os
 import re
@@ -130,8 +131,10 @@ def test_a_second_signal_ends_everything_at_once(corral: Start, server_program: 
     command.signal(signal.SIGINT)
     assert command.wait() == 128 + signal.SIGKILL
     gone()
-    with pytest.raises(httpx2.HTTPError):
-        list(events)
+    rest = []
+    with contextlib.suppress(httpx2.HTTPError):  # it may be told by an event that the server is gone, or be cut
+        rest += events
+    assert not any(event.get("stop") for event in rest)
 
 
 def test_a_wrong_model_ends_it_with_the_servers_status(corral: Start, server_program: str) -> None:

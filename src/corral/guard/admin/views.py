@@ -41,7 +41,7 @@ def status(guard: Guard, metrics: Metrics, started: float) -> dict[str, Any]:
         "draining": guard.core.drained,
         "connections": guard.connections,
         "running": guard.running,
-        "max_running": concurrency.max_running,
+        "max_running": guard.core.upstreams.balance.places,
         "waiting": guard.waiting,
         "max_waiting": concurrency.max_waiting,
         "ended": {"answered": served, "failed": failed, "refused": refused, "refused_by_reason": reasons},
