@@ -13,7 +13,7 @@ from corral.guard.service import Guard
 from corral.policy.model import LimitRule
 from corral.policy.plans import all_limits
 
-_SLICE = 500
+_SLICE = 250
 """Clients that are looked at before other work gets its turn: a millisecond."""
 
 _NAMELESS = {"model": "other", "plan": "none"}
@@ -63,13 +63,14 @@ async def clients(guard: Guard, now: float, *, most: int, named: str | None, lim
         rule = rules.get(name)
         if rule is None or (limit is not None and name != limit):
             continue
-        chosen = keys if named is None else [key for key in keys if named in partition(rule, key).values()]
-        counted += len(chosen)
-        for begin in range(0, len(chosen), _SLICE):
+        for begin in range(0, len(keys), _SLICE):
             found = []
-            for key in chosen[begin : begin + _SLICE]:
+            for key in keys[begin : begin + _SLICE]:
+                if named is not None and named not in partition(rule, key).values():
+                    continue
                 standing = store.standing(name, key, now)
                 found.append((1.0 - standing.remaining / standing.quota, name, repr(key), key, standing))
+            counted += len(found)
             best = heapq.nlargest(most, [*best, *found], key=_used)
             await asyncio.sleep(0)
     listed = [
