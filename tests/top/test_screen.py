@@ -13,6 +13,9 @@ STATUS = {
     "tokens": {"input": 1, "output": 100},
 }  # fmt: skip
 
+SERVER = {"name": "first", "url": "http://x", "up": False, "problem": "connection\x1b[2J refused", "running": 0,
+          "slots": 4, "connections": 0}  # fmt: skip
+
 
 def snapshot(at: float = 0.0, **status: object) -> Snapshot:
     request = {"id": "a-1", "client": "alice", "route": "chat", "model": "\x1b[2Jbad\r\n[red]model" + "x" * 99,
@@ -23,7 +26,7 @@ def snapshot(at: float = 0.0, **status: object) -> Snapshot:
         {"counted": 0, "clients": []},
         {"count": 1, "requests": [request]},
         {"waiting": 0, "max_waiting": 64, "clients": []},
-        {"upstreams": [{"url": "http://x", "up": None, "connections": 0}]},
+        {"upstreams": [SERVER]},
     )
 
 
@@ -39,6 +42,10 @@ def test_a_models_name_moves_no_cursor_and_has_no_markup() -> None:
     assert "\x1b[2J" not in shown
     assert "�[2Jbad��[red]model" in shown
     assert "x" * 50 not in shown
+
+
+def test_a_server_that_is_away_says_why() -> None:
+    assert "down: connection�[2J refused" in text(snapshot())
 
 
 def test_a_drained_guard_is_marked() -> None:

@@ -41,7 +41,9 @@ def screen(now: Snapshot, rates: Rates | None, *, most: int, note: str = "") -> 
         ("CLIENT", "WAITING", "LONGEST", "BYTES"),
         map(_waiting, now.queue["clients"][:most]),
     )
-    parts += _section("Servers", ("SERVER", "STATE", "CONNECTIONS"), map(_server, now.upstreams["upstreams"]))
+    parts += _section(
+        "Servers", ("SERVER", "STATE", "RUNNING", "CONNECTIONS", "URL"), map(_server, now.upstreams["upstreams"])
+    )
     if note:
         parts.append(Text(plain(note, 1000), "red"))
     return Group(*parts)
@@ -104,8 +106,9 @@ def _waiting(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _server(entry: dict[str, Any]) -> tuple[str, ...]:
-    state = {True: "up", False: "down", None: "not asked yet"}[entry["up"]]
-    return plain(entry["url"]), state, str(entry["connections"])
+    state = "up" if entry["up"] else f"down: {entry['problem'] or 'not known why'}"
+    running = f"{entry['running']} of {entry['slots']}"
+    return plain(entry["name"]), plain(state), running, str(entry["connections"]), plain(entry["url"])
 
 
 def name_of(partition: dict[str, str]) -> str:
