@@ -69,8 +69,8 @@ class Exchange:
     __slots__ = (
         "_answer_length", "_body", "_charged", "_chunked", "_client", "_connection", "_core", "_counting", "_ended",
         "_events", "_first_byte", "_head_sent", "_held_back", "_kept", "_kept_size", "_last", "_out", "_pieces",
-        "_place_at", "_queued_at", "_reached", "_retried", "_sent", "_status", "_stream", "_unchecked", "arrived",
-        "assigned", "bytes_in", "request_id", "server", "tokens", "trace", "visit", "wall",
+        "_place_at", "_queued_at", "_quota", "_reached", "_retried", "_sent", "_settled", "_status", "_stream",
+        "_unchecked", "arrived", "assigned", "bytes_in", "request_id", "server", "tokens", "trace", "visit", "wall",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +97,8 @@ class Exchange:
         self._place_at = 0.0
         self._first_byte = 0.0
         self._ended = False
+        self._settled = False
+        self._quota = b""
         self._retried = False
         self._reached = False
         self._held_back = False
@@ -196,6 +198,7 @@ class Exchange:
         if self.trace is not None and core.traces is not None and core.traces.forwards:
             head = head[:-2] + self.trace.header() + b"\r\n"
         connection.send(self, head + body)
+        core.outbox.after(self)
         if self._client.stalled:
             self._held_back = True
             connection.pause()
@@ -246,7 +249,7 @@ class Exchange:
             core.date,
             framing + client.cors,
             b"X-Request-Id: %b\r\n" % self.request_id.encode(),
-            self._quota_lines(),
+            self._quota or self._quota_lines(),
             b"\r\n",
         ]
 
@@ -367,14 +370,29 @@ class Exchange:
         self._connection = None
         if self._events is not None and (rest := self._events.rest()):
             self._frame(rest)
-        self._complete("answered")
+        self._close_framing()
+        self._ended = True
+        self._core.outbox.after(self)
 
-    def _complete(self, ending: str) -> None:
-        """End the answer so that its framing is complete."""
+    def catch_up(self) -> None:
+        """Do what nobody waits for: write the quota lines while the server works, settle when the answer is sent."""
+        if not self._ended:
+            self._quota = self._quota_lines()
+            return
+        if self._settled:
+            return
+        self._end("answered", self._status)
+        self._client.exchange_ended(reusable=self._client.keep_alive)
+
+    def _close_framing(self) -> None:
         if self._chunked:
             self._out.append(b"0\r\n\r\n")
         if self._out:
             self._write_out()
+
+    def _complete(self, ending: str) -> None:
+        """End the answer so that its framing is complete."""
+        self._close_framing()
         self._end(ending, self._status)
         self._client.exchange_ended(reusable=self._client.keep_alive)
 
@@ -510,7 +528,7 @@ class Exchange:
             self._counting = None
 
     def _end(self, ending: str, status: int, refused: str = "", limit: str = "") -> None:
-        self._ended = True
+        self._ended = self._settled = True
         usage = told = None
         try:
             usage = told = self._usage() if status == 200 else None
