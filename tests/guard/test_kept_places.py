@@ -13,7 +13,7 @@ POLICY = Policy(
     listen=Listen(address="127.0.0.1:0"),
     log=Log(path=""),
     concurrency=Concurrency(max_running=2, max_wait=10_000.0),
-    health=HealthChecks(interval=600.0, pause=600.0, max_pause=600.0),
+    health=HealthChecks(failures=1000, interval=600.0, pause=600.0, max_pause=600.0),  # there is no server
 )
 
 
