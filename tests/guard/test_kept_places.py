@@ -1,10 +1,10 @@
 """Places that were kept for others are given to who waits, once these have been away: by the clock, without a request."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 from corral.guard.door import Door
+from corral.guard.gateway.exchange import Exchange
 from corral.guard.service import Guard
 from corral.policy.model import Concurrency, HealthChecks, Listen, Log, Policy
 
@@ -15,15 +15,6 @@ POLICY = Policy(
     concurrency=Concurrency(max_running=2, max_wait=10_000.0),
     health=HealthChecks(failures=1000, interval=600.0, pause=600.0, max_pause=600.0),  # there is no server
 )
-
-
-@dataclass(eq=False)
-class Ticket:
-    """Stands where an exchange stands."""
-
-    run: Callable[[], None]
-    tokens: float = 1.0
-    server: object = None
 
 
 def hold_back(admission, now, ticket):
@@ -50,6 +41,20 @@ def test_a_door_gives_them_out_when_it_looks_at_the_clock():
     assert started == [following]
 
 
+def exchange(core, started) -> Exchange:
+    """Build a request whose client is told of nothing; `started` is set when it runs."""
+    head = {b"host": b"127.0.0.1"}
+    visit = core.pipeline.enter(b"GET", b"/v1/models", head, core.pipeline.session("127.0.0.1"), core.now())
+    client = SimpleNamespace(
+        stalled=False,
+        keep_alive=False,
+        expect_by=lambda _deadline: started.set(),
+        refuse=lambda _refusal: 502,
+        exchange_ended=lambda *, reusable: None,
+    )
+    return Exchange(core, client, visit, request_id="", arrived=core.now(), wall=0.0)
+
+
 def test_a_gateway_gives_them_out_when_it_looks_at_the_clock():
     async def scenario():
         guard = Guard(POLICY)
@@ -57,7 +62,7 @@ def test_a_gateway_gives_them_out_when_it_looks_at_the_clock():
         started = asyncio.Event()
         try:
             core = guard._core
-            hold_back(core.admission, core.now(), lambda: Ticket(started.set))
+            hold_back(core.admission, core.now(), lambda: exchange(core, started))
             async with asyncio.timeout(20):
                 await started.wait()
         finally:
