@@ -366,13 +366,13 @@ class Told(list[str]):
         self.voice = Voice(self.append, self.complaints.append)
 
 
-def reloader(tmp_path: Path, told: Told, *, fails: list[str]) -> Reloader:
+def reloader(tmp_path: Path, told: Told, *, fails: list[Exception]) -> Reloader:
     path = tmp_path / "corral.toml"
     path.write_text("")
 
     async def apply(policy: Policy) -> None:
         if fails:
-            raise PolicyError(fails.pop())
+            raise fails.pop()
 
     def read(before: Policy) -> Policy:
         return replace(before, generation=replace(before.generation, max_tokens=before.generation.max_tokens + 1))
@@ -382,7 +382,7 @@ def reloader(tmp_path: Path, told: Told, *, fails: list[str]) -> Reloader:
 
 def test_what_changed_is_said_and_what_did_not_is_counted(tmp_path: Path) -> None:
     told, metrics = Told(), Metrics()
-    subject = reloader(tmp_path, told, fails=["no such thing"])
+    subject = reloader(tmp_path, told, fails=[PolicyError("no such thing")])
     subject.register(metrics)
 
     async def play() -> None:
@@ -398,6 +398,33 @@ def test_what_changed_is_said_and_what_did_not_is_counted(tmp_path: Path) -> Non
     assert 'corral_reloads_total{outcome="applied"} 1.0' in text
     assert 'corral_reloads_total{outcome="invalid"} 1.0' in text
     assert "corral_policy_stale 0.0" in text
+
+
+def test_a_reload_that_fails_unforeseen_is_told_and_later_ones_are_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.guard.reload.LOOK", 0.01)
+    told, metrics = Told(), Metrics()
+    subject = reloader(tmp_path, told, fails=[ValueError("Invalid IPv6 URL")])
+    subject.register(metrics)
+
+    async def play() -> None:
+        asked = asyncio.Event()
+        following = asyncio.get_running_loop().create_task(subject.follow(asked))
+        asked.set()
+        while not told.complaints and not following.done():
+            await asyncio.sleep(0.001)
+        assert b"corral_policy_stale 1.0" in metrics.exposition()
+        asked.set()
+        while not told and not following.done():
+            await asyncio.sleep(0.001)
+        assert not following.done()
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    asyncio.run(play())
+    assert "failed inside the guard" in told.complaints[0]
+    assert b"corral_policy_stale 0.0" in metrics.exposition()
 
 
 def test_without_a_file_there_is_nothing_to_reload() -> None:

@@ -104,6 +104,12 @@ def test_the_written_template_is_the_defaults_commented_or_not():
         (f"[telemetry]\nendpoint = '{COLLECTOR}'\nmax_waiting = 0", 3, "at least 1"),
         ("[telemetry]\nendpoint = 'http://127.0.0.1:4318'", 2, '"http://127.0.0.1:4318/v1/traces"'),
         ("[telemetry]\nendpoint = 'grpc://127.0.0.1:4317/x'", 2, "is no URL"),
+        ("[telemetry]\nendpoint = 'http://[::1/v1/traces'", 2, "is no URL"),
+        (f"[telemetry]\nendpoint = '{COLLECTOR}'\nauthorization = 'Bearer é'", 3, "no header can carry"),
+        ('[upstream]\nurl = "http://[::1:8081"', 2, "an IPv6 address in brackets"),
+        ('[upstream]\napi_key = "key\\r\\n"', 2, "no header can carry"),
+        ('[[upstreams]]\nname = "a"\nurl = "http://[::1:8081"', 3, "an IPv6 address in brackets"),
+        ('[[upstreams]]\nname = "a"\nurl = "http://h:1"\napi_key = "key\\n"', 4, "no header can carry"),
         (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\nplan = "pro"\n[plan.free]', 4, 'Known: "free"'),
         ('auth = "none"\n[credentials]\nstore = "keys.db"', 1, "never be asked for"),
         ("plan = 3", 1, "[plan.NAME]"),
@@ -317,3 +323,9 @@ def test_an_admin_key_that_is_short_is_refused():
 def test_an_admin_key_must_be_a_hash_and_open_something():
     assert "64 hexadecimal digits" in error('[admin]\nlisten = "127.0.0.1:9464"\nkey_sha256 = "plain"')
     assert "no listener" in error(f'[admin]\nkey_sha256 = "{"0" * 64}"')
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 20_000, "a = " + "9" * 5000])
+def test_toml_without_end_is_an_error_and_no_crash(text: str) -> None:
+    with pytest.raises(PolicyError, match="nests too deep"):
+        load_policy(text=text)

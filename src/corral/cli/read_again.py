@@ -8,6 +8,7 @@ from corral.errors import PolicyError
 from corral.guard.launch_arguments import Launch
 from corral.guard.new_key import new_key
 from corral.guard.resolve import with_budgets, with_credentials
+from corral.policy.load import LONGEST
 from corral.policy.model import Policy
 from corral.policy.rules import check
 
@@ -77,8 +78,11 @@ def refuse_empty(path: Path | None) -> None:
         PolicyError: it is empty.
 
     """
+    if path is None:
+        return
     try:
-        empty = path is not None and not path.read_bytes().strip()
+        with path.open("rb") as file:
+            empty = not file.read(LONGEST).strip()
     except OSError:
         return  # `build_policy` says what is wrong
     if empty:

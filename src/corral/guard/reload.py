@@ -4,6 +4,7 @@ A reload takes effect whole or not at all. A policy that cannot be used changes 
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from corral.guard.metrics import Metrics
 from corral.policy.changes import RestartError, changed
 from corral.policy.model import Policy
 
+_log = logging.getLogger("corral.guard")
+
 LOOK = 1.0
 """Seconds between two looks at the files."""
 
@@ -24,6 +27,8 @@ _NOTHING = (
     "There is nothing to reload: this guard was started without a policy file. "
     "Start it with --policy FILE to change its policy while it runs."
 )
+
+_FAILED = "failed inside the guard; its log says why."
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,12 @@ class Reloader:
                 self._stale = True
                 self._voice.complain(f"The policy stays as it was, since {self._origin.name} cannot be used: {error}")
                 return Outcome(error=str(error))
+            except Exception:  # noqa: BLE001  # whatever it is, the next change of the file must still be followed
+                _log.exception("A reload failed inside the guard")
+                self._counts["invalid"] += 1
+                self._stale = True
+                self._voice.complain(f"The policy stays as it was, since reading {self._origin.name} {_FAILED}")
+                return Outcome(error=f"Reading {self._origin.name} {_FAILED}")
             names = changed(self._policy, policy)
             self._policy = policy
             self._counts["applied"] += 1

@@ -24,7 +24,9 @@ ADMIN_KEY = "CORRAL_ADMIN_KEY"
 _NOT_SETTINGS = frozenset((ENVIRONMENT_KEY, ADMIN_KEY, "CORRAL_LLAMA_SERVER"))
 _SHORTEST_ADMIN_KEY = 16
 
-_LONGEST = 1024 * 1024
+LONGEST = 1024 * 1024
+"""The longest policy, in bytes."""
+
 _WRITE_ONE = "A policy is a TOML file; `corral init` writes one."
 
 KeyPath = tuple[str | int, ...]
@@ -133,8 +135,8 @@ def written_settings(path: Path | None, environ: Mapping[str, str]) -> frozenset
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            data = file.read(_LONGEST + 1)
-        if len(data) > _LONGEST:
+            data = file.read(LONGEST + 1)
+        if len(data) > LONGEST:
             raise PolicyError(f"{path} is no policy: it has more than 1 MiB. {_WRITE_ONE}")
         return data.decode("utf-8")
     except FileNotFoundError:
@@ -152,6 +154,10 @@ def _parse(name: str, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(f"{name}: this is not valid TOML: {error}") from error
+    except (RecursionError, ValueError):  # tomllib passes on what Python says of numbers without end
+        raise PolicyError(
+            f"{name}: this cannot be read: it nests too deep, or has a number that is too long."
+        ) from None
 
 
 def _setting_of(variable: str) -> str:

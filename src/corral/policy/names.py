@@ -2,6 +2,8 @@
 
 import re
 
+NOT_SENDABLE = "this has characters that no header can carry; look whether a line end came along."
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 

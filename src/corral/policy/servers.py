@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from corral.policy.model import Policy, Upstream
-from corral.policy.names import is_name
+from corral.policy.names import NOT_SENDABLE, is_name
 
 ONE_AT_A_TIME = "llama-cpp-python"
 """The dialect whose server interrupts a running stream when another request comes."""
@@ -45,6 +45,8 @@ def servers_are_sane(policy: Policy) -> Complaints:
         yield from _one_is_sane(("upstream",), one)
     elif one.url != Upstream().url or one.slots is not None:
         yield ("upstream", "url" if one.slots is None else "slots"), _WHERE
+    if policy.upstreams and one.api_key is not None and not one.api_key.isprintable():
+        yield ("upstream", "api_key"), NOT_SENDABLE
     named: set[str] = set()
     urls: set[str] = set()
     for index, own in enumerate(policy.upstreams):
@@ -57,12 +59,14 @@ def servers_are_sane(policy: Policy) -> Complaints:
         urls.add(own.url.rstrip("/"))
         if not is_name(own.name):
             yield (*here, "name"), 'use letters, digits, "-" and "_", 64 at most.'
-        yield from _one_is_sane(here, replace(one, url=own.url, slots=own.slots))
+        yield from _one_is_sane(here, replace(one, url=own.url, slots=own.slots, api_key=own.api_key))
     yield from _places_fit(policy)
 
 
 def _one_is_sane(here: Path, server: Upstream) -> Complaints:
     yield from _can_be_reached((*here, "url"), server.url)
+    if server.api_key is not None and not server.api_key.isprintable():
+        yield (*here, "api_key"), NOT_SENDABLE
     slots = server.slots
     if slots is None:
         return
@@ -95,7 +99,11 @@ def _places_fit(policy: Policy) -> Complaints:
 
 
 def _can_be_reached(here: Path, url: str) -> Complaints:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        yield here, f'"{url}" is no server: write an IPv6 address in brackets, as "http://[::1]:8081".'
+        return
     if parts.scheme == "unix":
         if not (parts.path or parts.netloc):
             yield here, 'name the socket, as "unix:/run/llama.sock".'

@@ -5,6 +5,7 @@ from dataclasses import fields
 from urllib.parse import urlsplit
 
 from corral.policy.model import Policy, Telemetry
+from corral.policy.names import NOT_SENDABLE
 
 
 def telemetry_applies(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -15,7 +16,10 @@ def telemetry_applies(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], s
             if getattr(telemetry, name) != getattr(default, name):
                 yield ("telemetry", name), "nothing is traced without telemetry.endpoint; name the collector there."
         return
-    parts = urlsplit(telemetry.endpoint)
+    try:
+        parts = urlsplit(telemetry.endpoint)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         yield ("telemetry", "endpoint"), f'"{telemetry.endpoint}" is no URL; write "http://127.0.0.1:4318/v1/traces".'
     elif parts.path in ("", "/"):
@@ -23,6 +27,9 @@ def telemetry_applies(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], s
             ("telemetry", "endpoint"),
             f'write the whole URL, with its path: "{telemetry.endpoint.rstrip("/")}/v1/traces".',
         )
+    authorization = telemetry.authorization or ""
+    if not (authorization.isascii() and authorization.isprintable()):
+        yield ("telemetry", "authorization"), NOT_SENDABLE
     if telemetry.parent == "proxies" and not policy.identity.trusted_proxies:
         yield (
             ("telemetry", "parent"),
