@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from flask import Flask, Response, request
 
 import corral
 import corral.wsgi
+from corral.guard.pipeline import Pipeline
 from corral.policy.model import Bounds, Concurrency, Generation, Jwt, LimitRule, Log, Policy, Quota
 from running_app import Records, post, serve_wsgi, wait_for
 from running_guard import api_key, read_all
@@ -95,6 +97,28 @@ def test_a_limit_is_exact_under_concurrency():
     for answer in answers:
         assert answer.header("RateLimit-Policy") == '"few";q=20;w=3600'
         assert (answer.header("Retry-After") is None) == (answer.status == 200)
+
+
+def test_bodies_are_judged_by_one_thread_at_a_time(monkeypatch):
+    """What they hold of a quota is looked up and taken in two steps."""
+    inside, most = [], []
+    prepare = Pipeline.prepare
+
+    def watched(*arguments):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        try:
+            return prepare(*arguments)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(Pipeline, "prepare", watched)
+    service = Service()
+    with serve_wsgi(service.app) as client, ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: client.post({"prompt": "hi"}, "/v1/completions"), range(8)))
+    assert {answer.status for answer in answers} == {200}
+    assert max(most) == 1
 
 
 def test_a_decorated_view_is_limited_exactly():

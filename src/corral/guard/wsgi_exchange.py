@@ -72,7 +72,7 @@ class Exchange:
             if verdict is not None:
                 body = self._read_body(environ, whole=verdict.route.form is not None)
                 if body is not None and verdict.route.form is not None:
-                    body = door.prepare(call, body) if isinstance(body, bytes) else body
+                    body = self._prepare(body) if isinstance(body, bytes) else body
                 if isinstance(body, Refusal):
                     return self._refuse_unread(body, environ)
                 if body is not None:
@@ -97,6 +97,11 @@ class Exchange:
         body: bytes = stream.read(most + 1) if chunked else stream.read(length) if length else b""
         self._call.bytes_in = len(body)
         return self._door.too_large(self._call) if len(body) > most else body
+
+    def _prepare(self, body: bytes) -> bytes | Refusal:
+        """Judge the body: it may hold tokens, which no two threads may do at once."""
+        with self._lock:
+            return self._door.prepare(self._call, body)
 
     def _ask_for_place(self) -> Refusal | None:
         """Wait for a place, as long as the policy has it; a refusal where there is none."""

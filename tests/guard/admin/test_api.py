@@ -70,8 +70,12 @@ def test_clients_without_keys_are_told_by_their_address(start_admin: AdminFactor
 
 
 @pytest.mark.parametrize(
-    "query", ["most=0", "most=1001", "most=x", "most=99999999999999999999", "nmae=x", "most=1&most=2", "x"]
-)
+    "query",
+    [
+        "most=0", "most=1001", "most=x", "most=99999999999999999999", "most=0000000010000", "nmae=x", "most=1&most=2",
+        "x",
+    ],
+)  # fmt: skip
 def test_wrong_parameters_are_refused(start_admin: AdminFactory, query: str) -> None:
     told = start_admin().ask(f"/clients?{query}")
     assert told.status == 400

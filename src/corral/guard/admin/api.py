@@ -143,6 +143,6 @@ class AdminApi:
 def _most(asked: dict[str, str]) -> int:
     """Read how many entries are wanted, of `MOST` at most."""
     text = asked.get("most", str(_DEFAULT))
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST):
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MOST)) and 1 <= int(text) <= MOST):
         raise BadQueryError(f"`most` says how many are wanted: a whole number from 1 to {MOST}.")
     return int(text)
