@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,3 +243,22 @@ def test_a_guard_that_goes_away_is_said_and_asked_again(admin: RunningAdmin, ter
     view.until("q ends this")
     view.type(b"q")
     assert view.wait() == 0
+
+
+def test_who_answers_in_a_guards_place_cannot_steer_the_terminal() -> None:
+    body = b'{"detail": "no\\u001b[2J\\u001b]0;title\\u0007"}'
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        result = top(f"127.0.0.1:{listener.getsockname()[1]}")
+        thread.join(10)
+    assert result.returncode == 2
+    assert "does not let this in: no" in result.stderr
+    assert "\x1b" not in result.stderr

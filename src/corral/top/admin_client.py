@@ -12,6 +12,7 @@ from corral.errors import CorralError, UsageError
 
 DEFAULT = "127.0.0.1:9464"
 _TIMEOUT = 5.0  # seconds for one answer
+_LONGEST_DETAIL = 1000  # characters
 _PARTS = ("status", "clients", "requests", "queue", "upstreams")
 
 
@@ -121,5 +122,7 @@ def _json(answer: httpx2.Response) -> Any:
 
 
 def _detail(answer: httpx2.Response) -> str:
+    """Read why it refuses; who answers may be anybody, so nothing passes that would steer a terminal."""
     value = _json(answer)
-    return str(value.get("detail", "")) if isinstance(value, dict) else ""
+    detail = str(value.get("detail", "")) if isinstance(value, dict) else ""
+    return "".join(char if char.isprintable() else "�" for char in detail)[:_LONGEST_DETAIL]
