@@ -183,3 +183,29 @@ def test_a_hold_from_before_is_adjusted_where_it_counts_now():
     stand_in.settle(hold, 0.0, (50, 50, 0))
     assert stand_in.adjust(hold, 0.0, (70, 70, 0)) is None
     assert (remaining(new, "a", 0.0), new.held) == (30, 0)
+
+
+def test_what_goes_on_through_thousands_of_successions_ends_where_it_counts_now():
+    first = now = store(rule(100, unit="tokens", name="gone"), rule(100), rule(100, unit="tokens", name="tokens"))
+    keys = ("a", "a", "a")
+    hold = first.hold(first.bind(keys), 0.0, (10, 10, 0))
+    reservation = first.take(((first.bind(keys)[1]),), 0.0).reservation
+    successors, stand_ins = [], []
+    for turn in range(3000):
+        after = store(rule(100 + turn, unit="tokens", name="tokens"), rule(100 + turn))
+        moves = after.adopt(now, 0.0)
+        stand_ins.append(Succeeded(lambda turn=turn: successors[turn], moves, 2))
+        if turn:
+            successors.append(stand_ins[-1])
+        now = after
+    successors.append(now)
+    stand_in = stand_ins[0]
+    assert [standing.name for standing in stand_in.peek(stand_in.bind(keys), 0.0)] == ["tokens", "client"]
+    stand_in.give_back(reservation, 0.0)
+    stand_in.settle(hold, 0.0, (7, 7, 0))
+    standings = now.peek(now.bind(("a", "a")), 0.0)
+    assert [standing.quota - standing.remaining for standing in standings] == [7, 0]
+    assert now.held == 0
+    taken = stand_in.take((stand_in.bind(keys)[1],), 0.0)
+    stand_in.give_back(taken.reservation, 0.0)
+    assert now.peek(now.bind((None, "a")), 0.0)[0].remaining == 3099

@@ -1,5 +1,7 @@
 """What requests took of a store that another has succeeded: it counts in the successor."""
 
+# ruff: noqa: SLF001  # one takes over the way of another, of the same class
+
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -31,13 +33,32 @@ class Succeeded:
         self._size = size
         self._back = {move.place: old for old, move in enumerate(moves) if move.place >= 0}
 
+    def _now(self) -> Store:
+        """Find the store that counts now. Where that was reached through others, the way there is taken as one step.
+
+        Else a request would go through all reloads that it has seen, and fail after a thousand.
+        """
+        store = self._successor()
+        while isinstance(store, Succeeded):
+            on = store._moves
+            self._moves = tuple(
+                Move(on[move.place].place, move.shift + on[move.place].shift) if move.place >= 0 else move
+                for move in self._moves
+            )
+            self._back = {move.place: old for old, move in enumerate(self._moves) if move.place >= 0}
+            self._size = store._size
+            self._successor = store._successor
+            store = self._successor()
+        return store
+
     def bind(self, keys: Sequence[PartitionKey | None]) -> Binding:
         """Prepare to count for a client by the old limits: a binding is simply who each of them counts."""
         return tuple((key, index) for index, key in enumerate(keys) if key is not None)
 
     def take(self, client: Binding, now: float, cost: int = 1) -> Decision:
         """Charge every limit that went on, or none; see `Store.take`."""
-        outcome = self._successor().take(self._bound(client), now, cost)
+        store = self._now()
+        outcome = store.take(self._bound(client), now, cost)
         if isinstance(outcome, Deny):
             return outcome
         charges = []
@@ -48,7 +69,8 @@ class Succeeded:
 
     def hold(self, client: Binding, now: float, costs: Costs, shadow_costs: Costs | None = None) -> Hold | Deny:
         """Hold of every limit that went on, or of none; see `Store.hold`."""
-        outcome = self._successor().hold(self._bound(client), now, costs, shadow_costs)
+        store = self._now()
+        outcome = store.hold(self._bound(client), now, costs, shadow_costs)
         if isinstance(outcome, Deny):
             return outcome
         return Hold(
@@ -62,8 +84,9 @@ class Succeeded:
         """Change what a request holds of the limits that went on; see `Store.adjust`."""
         if not hold.open:
             return None
+        store = self._now()
         moved = Hold(self._moved(hold), hold.tightest, hold.other, hold.shadowed)
-        denial = self._successor().adjust(moved, now, costs, shadow_costs)
+        denial = store.adjust(moved, now, costs, shadow_costs)
         if denial is None:
             hold.parts = tuple(part._replace(limit=self._back[part.limit]) for part in moved.parts)
             hold.tightest, hold.other, hold.shadowed = moved.tightest, moved.other, moved.shadowed
@@ -74,7 +97,8 @@ class Succeeded:
         if not hold.open:
             return
         hold.open = False
-        self._successor().settle(Hold(self._moved(hold), hold.tightest), now, costs)
+        store = self._now()
+        store.settle(Hold(self._moved(hold), hold.tightest), now, costs)
 
     def _moved(self, hold: Hold) -> tuple[Part, ...]:
         """Say what is held as the successor has it: of limits that are gone, nothing."""
@@ -86,26 +110,29 @@ class Succeeded:
 
     def give_back(self, reservation: Reservation, now: float) -> None:
         """Undo a charge that was made before the succession; see `Store.give_back`."""
+        store = self._now()
         charges = tuple(
             Charge(move.place, charge.key, charge.state + move.shift, charge.returned)
             for charge in reservation.charges
             if (move := self._moves[charge.limit]).place >= 0
         )
-        self._successor().give_back(Reservation(charges, reservation.cost), now)
+        store.give_back(Reservation(charges, reservation.cost), now)
 
     def follow_wall(self, offset: float) -> None:
         """Take note of the time of day; see `Store.follow_wall`."""
-        self._successor().follow_wall(offset)
+        self._now().follow_wall(offset)
 
     def peek(self, client: Binding, now: float) -> tuple[Standing, ...]:
         """Tell how each limit that went on stands; see `Store.peek`."""
-        return self._successor().peek(self._bound(client), now)
+        store = self._now()
+        return store.peek(self._bound(client), now)
 
     def _bound(self, client: Binding) -> Binding:
         """Bind a client of the old store in the successor."""
+        store = self._now()
         keys: list[PartitionKey | None] = [None] * self._size
         for row in client:
             index = self._moves[row[1]].place
             if index >= 0:
                 keys[index] = row[0]
-        return self._successor().bind(keys)
+        return store.bind(keys)
