@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 import ssl
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +221,27 @@ def test_reloads_under_load_lose_no_request(start_guard):
     raw = guard.exchange()
     used = int(header(raw, "X-RateLimit-Limit")) - int(header(raw, "X-RateLimit-Remaining"))
     assert used == 321
+
+
+def test_an_answer_from_before_does_not_say_how_the_limit_stands_now(start_guard):
+    go_on = asyncio.Event()
+
+    async def handle(seen, writer):
+        if b"slow" in seen.body:
+            await go_on.wait()
+        writer.write(answer(CHAT))
+
+    guard = start_guard(handle, policy=limited(100))
+    with guard.connect() as slow:
+        slow.sendall(post({"messages": [{"role": "user", "content": "slow"}]}))
+        while not guard.server.seen:
+            time.sleep(0.01)
+        reload(guard, limited(101))
+        guard.loop.call_soon_threadsafe(go_on.set)
+        before = slow.recv(65536)
+    after = guard.exchange()
+    assert [header(raw, "X-RateLimit-Remaining") for raw in (before, after)] == ["99", "99"]
+    assert [header(raw, "X-RateLimit-Limit") for raw in (before, after)] == ["100", "101"]
 
 
 def test_a_failed_login_counts_on(start_guard):

@@ -53,14 +53,15 @@ class QuotaHeaders:
         self._policies: dict[str | None, bytes] = {None: policy_header(limits)}
         self._policies |= {name: policy_header(own) for name, own in (by_plan or {}).items()}
         self.wall = 0.0
-        self._written: dict[tuple[str | None, str, int, int], bytes] = {}
+        self._written: dict[tuple[str | None, str, int, int, int], bytes] = {}
 
     def lines(self, standing: Standing | None, plan: str | None = None) -> bytes:
         """Write all quota header lines for `standing`, each ended by CRLF; nothing where no limit applies."""
         if standing is None:
             return b""
         reset = math.ceil(standing.reset)
-        key = (plan, standing.name, standing.remaining, reset)
+        # The quota too: what entered before a reload is told of the limit as it was then.
+        key = (plan, standing.name, standing.quota, standing.remaining, reset)
         written = self._written.get(key)
         if written is None:
             if len(self._written) >= _CACHE_SIZE:
