@@ -171,3 +171,16 @@ def test_any_origin_with_credentials_is_an_error():
 def test_what_the_settings_say_is_read():
     cors = load_policy(text='[cors]\norigins = ["https://a.example", "http://[::1]:3000"]\nmax_age = "1h"').cors
     assert cors == Cors(origins=("https://a.example", "http://[::1]:3000"), max_age=3600.0)
+
+
+def test_other_pages_are_let_in_from_a_reload_on(start_guard):
+    guard = start_guard(policy=KEYS)
+    policy = guard.guard.policy
+    guard.call(guard.guard.reload(replace(policy, cors=Cors(origins=("https://other.example",)))))
+    assert guard.send(preflight()).startswith(b"HTTP/1.1 403 ")
+    assert guard.send(preflight("https://other.example")).startswith(b"HTTP/1.1 204 ")
+    said = guard.exchange(BODY, headers=f"Origin: {APP}\r\nAuthorization: Bearer secret\r\n")
+    assert fields(said, "Access-Control-Allow-Origin") == []
+    guard.call(guard.guard.reload(replace(policy, cors=Cors())))
+    said = guard.exchange(BODY, headers="Origin: https://other.example\r\nAuthorization: Bearer secret\r\n")
+    assert fields(said, "Access-Control-Allow-Origin") == []

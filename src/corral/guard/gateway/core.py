@@ -101,6 +101,7 @@ class Core:
         self.pipeline = pipeline
         self.quota_headers = _quota_headers(policy)
         self.refusals = RefusalWriter(all_limits(policy), self.quota_headers)
+        self.cors = CorsRules(policy.cors)
         self.upstreams.reload(policy)
         self.tick()
         places = policy.concurrency
