@@ -44,4 +44,5 @@ OLLAMA = TableDialect(
         ),
         route("model-recommendations", _MANAGEMENT, "GET", "/api/experimental/model-recommendations", errors=_OWN),
     ),
+    asks_for_keys=False,
 )  # fmt: skip

@@ -28,7 +28,8 @@ class TableDialect:
     """Finds routes by exact method and path. What is not in the table is unknown, however alike it looks.
 
     `slots` is how many requests every such server works on at once, None where that differs; `slots_path` what is
-    asked for it, where they say so themselves, as JSON with `total_slots`.
+    asked for it, where they say so themselves, as JSON with `total_slots`. `asks_for_keys` says that such servers may
+    demand a key: what they answer with 401 is the guard's own fault then.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class TableDialect:
         *,
         slots: int | None = None,
         slots_path: bytes = b"",
+        asks_for_keys: bool = True,
     ) -> None:
         self.name = name
         self.slots = slots
         self.slots_path = slots_path
+        self.asks_for_keys = asks_for_keys
         self._routes: dict[tuple[bytes, bytes], Route] = {}
         for described, paths in routes:
             for path in paths:

@@ -91,6 +91,10 @@ class Admission(Generic[T]):
         """How many stand in the queue."""
         return len(self._queue)
 
+    def waits(self, ticket: T) -> bool:
+        """Tell whether a ticket stands in the queue."""
+        return ticket in self._queue
+
     @property
     def waiting_bytes(self) -> int:
         """What stands in the queue, in bytes."""

@@ -110,6 +110,10 @@ class FairQueue(Generic[T]):
         """How many wait. `size` is what they take together, in bytes."""
         return len(self._waiting)
 
+    def __contains__(self, ticket: T) -> bool:
+        """Tell whether a ticket waits."""
+        return ticket in self._waiting
+
     @property
     def known(self) -> int:
         """How many clients anything is known of."""

@@ -22,6 +22,7 @@ SLOW = HealthChecks(interval=600.0, pause=600.0, max_pause=600.0)
 """Nothing is found out by asking, only by what requests find."""
 
 OPEN = Policy(auth="none", limits=(), health=QUICK)
+HUNDRED = LimitRule(name="client", quota=Quota(100, 3600.0), algorithm="window")
 
 
 @dataclass
@@ -419,6 +420,137 @@ def test_a_server_that_does_not_take_the_guards_key_gets_nothing(stage, start_gu
     assert [status(guard.exchange()) for _ in range(2)] == [200] * 2
     assert left.seen == []
     assert "does not accept the guard's own key" in describe_servers(upstreams(guard))[0]
+
+
+def test_a_reload_takes_another_key_to_the_server_for_the_guards_own_questions_too(stage, start_guard):
+    async def ask(seen, writer):
+        knows = "/props" not in seen.line or seen.head.get("authorization") == f"bearer {key[0]}"
+        writer.write(answer({"total_slots": 1}, "200 OK" if knows else "401 Unauthorized"))
+
+    key = ["old"]
+    server = stage.start(probe=ask)
+    guard = start_guard(policy=replace(OPEN, upstream=Upstream(url=f"http://127.0.0.1:{server.port}", api_key="old")))
+    key[0] = "new"
+    policy = guard.guard.policy
+    guard.call(guard.guard.reload(replace(policy, upstream=replace(policy.upstream, api_key="new"))))
+    asked = len(server.probes)
+    until(lambda: len(server.probes) >= asked + 4)
+    assert {seen.head["authorization"] for seen in server.probes[asked:] if "/props" in seen.line} == {"bearer new"}
+    assert upstreams(guard).servers[0].load.usable
+
+
+def test_a_model_of_ollamas_cloud_that_it_may_not_use_sends_no_server_away(stage, start_guard):
+    gate = asyncio.Event()
+
+    async def handle(seen, writer):
+        if "cloud" in seen.json["model"]:
+            await gate.wait()
+            writer.write(answer({"error": "unauthorized", "signin_url": "https://x"}, "401 Unauthorized"))
+        else:
+            writer.write(answer(CHAT))
+
+    server = stage.start(handle)
+    policy = replace(OPEN, health=SLOW, upstream=Upstream(dialect="ollama"), limits=(HUNDRED,))
+    guard = start_guard(policy=behind(policy, server))
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    clients = [guard.connect() for _ in range(3)]
+    for client in clients:
+        client.sendall(post({**chat, "model": "big:cloud"}))
+    until(lambda: len(server.seen) == 3)
+    stage.loop.call_soon_threadsafe(gate.set)
+    for client in clients:
+        said = client.recv(65536)
+        assert status(said) == 502
+        assert b"signin" not in said
+        client.close()
+    assert not upstreams(guard).away
+    served = guard.exchange({**chat, "model": "small"})
+    assert status(served) == 200
+    assert b"X-RateLimit-Remaining: 96" in served  # those that failed are not free
+
+
+def test_a_server_that_closes_its_connections_is_asked_though_all_its_slots_are_taken(stage, start_guard):
+    gate = Gate(stage)
+
+    async def ask(seen, writer):
+        said = answer({"total_slots": 3})
+        writer.write(said.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+
+    server = stage.start(gate, probe=ask)
+    guard = start_guard(policy=replace(behind(OPEN, server), upstream=Upstream(max_connections=3)))
+    clients = [guard.connect() for _ in range(2)]
+    for client in clients:
+        client.sendall(post({"messages": [{"role": "user", "content": "hi"}]}))
+    until(lambda: len(server.seen) == 2)
+    asked = len(server.probes)
+    until(lambda: len(server.probes) >= asked + 6)
+    assert upstreams(guard).servers[0].failures == 0
+    gate.open()
+    for client in clients:
+        assert status(client.recv(65536)) == 200
+        client.close()
+
+
+def test_in_shadow_what_runs_beyond_the_slots_goes_on_when_the_last_server_goes(stage, start_guard):
+    loading, go_on = [False], asyncio.Event()
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+
+    async def ask(seen, writer):
+        writer.write(answer({"total_slots": 1}, "503 Service Unavailable" if loading[0] else "200 OK"))
+
+    async def stream(seen, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n" + event)
+        await writer.drain()
+        await go_on.wait()
+        writer.write(event)
+        await writer.drain()
+        writer.close()
+
+    server = stage.start(stream, probe=ask)
+    guard = start_guard(policy=behind(replace(OPEN, shadow=True), server))
+    clients = [guard.connect() for _ in range(2)]
+    for number, client in enumerate(clients):
+        client.sendall(
+            post({"messages": [{"role": "user", "content": "hi"}], "stream": True}, headers="Connection: close\r\n")
+        )
+        until(lambda number=number: len(server.seen) == number + 1)
+    loading[0] = True
+    until(lambda: upstreams(guard).away)
+    time.sleep(0.1)
+    stage.loop.call_soon_threadsafe(go_on.set)
+    for client in clients:
+        said = read_all(client)
+        assert (said.count(b"HTTP/1.1 "), said.count(b'"delta"')) == (1, 2)
+        client.close()
+    assert [record.ending for record in guard.settled(2)] == ["answered"] * 2
+    assert idle(guard)
+
+
+def test_in_shadow_who_goes_to_another_server_beyond_the_slots_is_counted_there_once(stage, start_guard):
+    gate = Gate(stage)
+    left, right = stage.start(gate), stage.start(gate)
+    guard = start_guard(policy=behind(replace(OPEN, shadow=True, health=SLOW), left, right))
+    clients = [guard.connect() for _ in range(6)]
+
+    def send(some) -> None:
+        for client in some:
+            client.sendall(post({"messages": [{"role": "user", "content": "hi"}]}))
+
+    send(clients[:2])
+    until(lambda: len(left.seen) + len(right.seen) == 2)
+
+    async def deaf():
+        stage.listeners[left.port].close()
+
+    stage.call(deaf())
+    send(clients[2:])
+    until(lambda: len(left.seen) + len(right.seen) == 6)
+    gate.open()
+    for client in clients:
+        assert status(client.recv(65536)) == 200
+        client.close()
+    guard.settled(6)
+    assert idle(guard)
 
 
 def test_a_server_that_hangs_is_found_out_and_its_requests_go_on(stage, start_guard):

@@ -198,6 +198,9 @@ class Core:
         if not exchange.visit.needs_place:
             exchange.server = upstreams.servers[upstreams.balance.least()]
             return exchange.server
+        if self.admission.waits(exchange):
+            exchange.server = self.spare_server()  # in shadow: it is counted there when its turn comes
+            return exchange.server
         self._unassign(exchange)
         if self.admission.running <= upstreams.balance.places:
             place = upstreams.balance.choose()

@@ -33,6 +33,9 @@ _RETRY_WHILE_LOADING = b"2"
 
 _WRONG_KEY = "the server does not accept the guard's own key"
 
+_NOT_ITS_OWN = "No answer: the server may not use this model, which is another server's."
+"""What Ollama's 401 means; its body holds an invitation to the operator's account."""
+
 _STALE = 1.0
 """Seconds after which a server that closes a connection cannot have done so before it had the request."""
 
@@ -260,6 +263,12 @@ class Exchange:
             return
         if status == 401:
             self._abandon_connection()
+            if not self._core.upstreams.ask_for_keys and server.settings.api_key is None:
+                # It is the client's model that is refused: that costs the client a request, and the server nothing.
+                route = self.visit.route
+                refusal = Refusal("upstream_unavailable", _NOT_ITS_OWN, route.errors, route.name)
+                self._refuse(refusal, "upstream-failed")
+                return
             self._core.upstreams.broke(server, _WRONG_KEY)
             self._fail("upstream_unavailable", _WRONG_KEY)
         elif 502 <= status <= 504:
@@ -443,8 +452,11 @@ class Exchange:
         self._refuse(Refusal("overloaded", message, route.errors, route.name, retry_after=retry_after), "refused")
 
     def refuse_away(self, reason: str, retry_after: float) -> None:
-        """No server that could answer: nothing is waited for. The client's quota is given back."""
-        if self._ended:
+        """No server that could answer: nothing is waited for. The client's quota is given back.
+
+        What runs goes on, though it still stood in the queue (in shadow): its answer may have begun.
+        """
+        if self._ended or self._place_at:
             return
         self.visit.pipeline.give_back(self.visit, self._core.now())
         route = self.visit.route

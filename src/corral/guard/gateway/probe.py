@@ -40,10 +40,9 @@ class Probe:
         self, pool: UpstreamPool, path: bytes, slots_path: bytes, api_key: str | None, done: Callable[[Probed], None]
     ) -> None:
         self._pool = pool
-        head = b"GET %b HTTP/1.1\r\nHost: %b\r\nUser-Agent: corral-probe\r\nAccept: */*\r\n"
-        self._question = head % (path, pool.host_header) + b"\r\n"
-        key = b"Authorization: Bearer %b\r\n" % api_key.encode() if api_key else b""
-        self._second = head % (slots_path, pool.host_header) + key + b"\r\n" if slots_path else b""
+        self._path = path
+        self._slots_path = slots_path
+        self.reload(api_key)
         self._done = done
         self._since = 0.0
         self._asking = b""
@@ -53,6 +52,14 @@ class Probe:
         self._again = False
         self._connection: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
+
+    def reload(self, api_key: str | None) -> None:
+        """Take another key of the guard's own."""
+        head = b"GET %b HTTP/1.1\r\nHost: %b\r\nUser-Agent: corral-probe\r\nAccept: */*\r\n"
+        host, slots_path = self._pool.host_header, self._slots_path
+        self._question = head % (self._path, host) + b"\r\n"
+        key = b"Authorization: Bearer %b\r\n" % api_key.encode() if api_key else b""
+        self._second = head % (slots_path, host) + key + b"\r\n" if slots_path else b""
 
     @property
     def under_way(self) -> bool:

@@ -150,7 +150,7 @@ class UpstreamConnection:
         if self._reusable and not self._poisoned and not unsent:
             self._pool.give_back(self, self._keep_alive)
         else:
-            self.transport.close()
+            self._pool.discard(self)
         reader.answer_ended()
 
     def eof_received(self) -> bool:
@@ -278,7 +278,7 @@ class UpstreamPool:
             connection = self._idle.pop()
             if connection.expires > now and not connection.transport.is_closing():
                 return connection
-            connection.transport.abort()
+            self.discard(connection)
         return None
 
     def connect(self, ready: Callable[[UpstreamConnection | None, str], None]) -> "asyncio.Task[None] | None":
@@ -314,10 +314,15 @@ class UpstreamPool:
         """Keep a connection for the next request, as long as the server promises to."""
         connection.requests_left -= 1
         if connection.requests_left <= 1:
-            connection.transport.close()
+            self.discard(connection)
             return
         connection.expires = self._loop.time() + keep_alive
         self._idle.append(connection)
+
+    def discard(self, connection: UpstreamConnection) -> None:
+        """Close a connection that is not used again; at once there is room for another."""
+        connection.transport.abort()
+        self.lost(connection)
 
     def lost(self, connection: UpstreamConnection) -> None:
         """Forget a closed connection."""
@@ -328,8 +333,7 @@ class UpstreamPool:
     def prune(self, now: float) -> None:
         """Close idle connections whose time is over; each holds a thread of llama-server."""
         for connection in [c for c in self._idle if c.expires <= now]:
-            connection.transport.abort()
-            self._idle.remove(connection)
+            self.discard(connection)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -112,6 +112,7 @@ class Upstreams:
     ) -> None:
         named = servers(policy)
         self._dialect = dialect
+        self.ask_for_keys = dialect.asks_for_keys
         self._health = policy.health
         self._changed = changed
         self._now = loop.time
@@ -149,6 +150,7 @@ class Upstreams:
                 _slots_until_told(settings, self._dialect, share),
                 to_be_told=bool(self._dialect.slots_path) and settings.slots is None and share is None,
             )
+            self._probes[server.place].reload(settings.api_key)
         self.balance.bound(most)
 
     def _probe(self, server: UpstreamServer, path: bytes, slots_path: bytes) -> Probe:
