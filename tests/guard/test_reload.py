@@ -296,6 +296,18 @@ def test_a_budget_goes_on_and_its_file_with_it(start_guard, tmp_path: Path):
     assert left(again) == 30_000 - 3 * 8
 
 
+def test_another_file_of_budgets_is_told_all_that_was_spent(start_guard, tmp_path: Path):
+    rule = LimitRule(name="daily", quota=Quota(100, 86_400.0, "tokens", period="day"))
+    policy = Policy(auth="none", limits=(rule,), budgets=BudgetSettings(store=str(tmp_path / "first.db")))
+    guard = start_guard(policy=policy)
+    guard.exchange()
+    reload(guard, replace(policy, budgets=BudgetSettings(store=str(tmp_path / "second.db"))))
+    guard.call(guard.guard.stop(0))
+    again = start_guard(policy=replace(policy, budgets=BudgetSettings(store=str(tmp_path / "second.db"))))
+    (standing,) = again.guard.store.peek(again.guard.store.bind(("127.0.0.1",)), again.loop.time())
+    assert standing.remaining == 92
+
+
 def test_what_runs_at_once_is_counted_on(start_guard):
     held = Held()
 

@@ -146,6 +146,8 @@ class Guard:
         before.pipeline.succeeded(built.pipeline, built.store.adopt(before.store, now))
         if before.budgets is not None and before.budgets is built.budgets:
             before.budgets.follow(built.store)
+        elif built.budgets is not None:
+            built.store.tell_all()
         core.reload(tried, built.pipeline)
         if self._certificate is not None and context is not None:
             self._certificate.renew(context)

@@ -316,6 +316,13 @@ class MemoryStore:
             changed.clear()
         return told
 
+    def tell_all(self) -> None:
+        """Have `changes` tell of everybody next time: it is another file that is to know them."""
+        for clients, changed, (_, _, held) in zip(self._clients, self._changed, self._token_rows, strict=True):
+            if changed is not None:
+                changed.update(clients.keys())
+                changed.update(filter(is_own, held))
+
     def restore(self, spent: Iterable[Spent], now: float) -> None:
         """Take up what was told by `changes` before a restart. What no limit counts any more is passed over."""
         at = self._at(now)
