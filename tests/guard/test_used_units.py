@@ -18,7 +18,7 @@ from corral.guard.refusal import Refusal
 from corral.policy.load import load_policy
 from corral.policy.model import Concurrency, LimitRule, Policy
 from corral.policy.notation import parse_quota
-from running_guard import answer, post
+from running_guard import CHAT, answer, post
 
 PRICES = '[price."*"]\ninput = 1\noutput = 10\n'
 
@@ -196,6 +196,38 @@ def test_money_is_charged_to_the_millionth_and_told_when_it_is_spent(start_guard
     assert header(said, "RateLimit-Policy") == '"usd-day";q=2000;w=86400'
     assert header(said, "X-RateLimit-Remaining") == "0"
     assert status(guard.send(b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")) == 200
+
+
+def test_every_name_of_a_model_of_ollamas_has_its_price_and_its_limits(start_guard):
+    async def handle(seen, writer):
+        asked.append(seen.json["model"])
+        writer.write(answer({**CHAT, "usage": {"prompt_tokens": 1000, "completion_tokens": 0}}))
+
+    asked: list[str] = []
+    policy = load_policy(text="""
+        [upstream]
+        dialect = "ollama"
+        [[limits]]
+        name = "wallet"
+        quota = "1000 usd/day"
+        [[limits]]
+        name = "each"
+        quota = "4/hour"
+        per = "model"
+        [price."big"]
+        input = 1000000
+        output = 0
+        [price."*"]
+        input = 0
+        output = 0
+    """)  # fmt: skip
+    names = ["big", "Big:latest", "library/big"]
+    guard = start_guard(handle, policy=replace(policy, auth="none"))
+    assert [status(guard.exchange({**chat(), "model": name})) for name in names] == [200, 429, 429]
+    assert asked == ["big"]
+    guard = start_guard(handle, policy=replace(policy, auth="none", limits=policy.limits[1:]))
+    assert [status(guard.exchange({**chat(), "model": name})) for name in [*names, "big", " BIG "]] == [200] * 4 + [429]
+    assert asked == ["big", *names, "big"]  # as it was written
 
 
 def test_a_request_that_costs_more_than_the_whole_budget_is_told_what_it_can_have(start_guard):

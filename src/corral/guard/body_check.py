@@ -8,6 +8,7 @@ from corral.guard.caller import Head, Visit
 from corral.guard.refusal import Refusal
 from corral.guard.shadow import CLAMPED, Shadowed
 from corral.policy.model import Plan, Policy
+from corral.policy.models import has_aliases, plain_name
 from corral.policy.plans import refuse_model
 
 _VALUES_BESIDES = 10_000
@@ -27,6 +28,7 @@ class BodyCheck:
         self._max_tokens = generation.max_tokens
         self._generation = generation
         self._shadow = policy.shadow
+        self._has_aliases = has_aliases(policy)
         self._field_bounds = FieldBounds(
             max_logprobs=generation.max_logprobs,
             max_logit_bias=generation.max_logit_bias,
@@ -62,7 +64,10 @@ class BodyCheck:
                 f"The body nests deeper than {deepest} levels, or has more than {MAX_CONTAINERS:,} lists and objects.",
             )
         try:
-            visit.asked = asked = form.read(value)
+            asked = form.read(value)
+            if self._has_aliases and asked.model is not None:
+                asked = asked._replace(model=plain_name(asked.model))
+            visit.asked = asked
             check_fields(value, self._field_bounds)
         except BadRequest as error:
             return _refuse(visit, "invalid_request", error.message, error.param)

@@ -22,6 +22,7 @@ from corral.guard.route_rules import RouteRules, host_is_local, key_in_url
 from corral.guard.shadow import by_limits
 from corral.guard.token_quota import TokenHold, TokenQuota, reclamp
 from corral.policy.model import Policy
+from corral.policy.models import with_plain_names
 from corral.policy.plans import all_limits
 from corral.stores import Binding, Store
 from corral.stores.succession import Move, Succeeded
@@ -54,6 +55,7 @@ class Pipeline:
         authenticator: Authenticator | None = None,
         budgets: Budgets | None = None,
     ) -> None:
+        policy = with_plain_names(policy)
         self._budgets = budgets
         self.size = len(all_limits(policy))
         self._match = dialect.match
