@@ -1,6 +1,7 @@
 """Streams of events on their way: whole events alone pass, tokens are counted exactly, and every kind ends well."""
 
 import json
+import time
 from itertools import pairwise
 
 import pytest
@@ -317,3 +318,13 @@ def test_no_more_tokens_pass_than_may_though_they_are_counted_meanwhile(looks):
             break
     assert stream.over
     assert passed.count(b"content") <= 20 + NATIVE_EVENTS.leeway
+
+
+def test_many_events_in_one_read_hold_nobody_up_where_they_are_too_many():
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    stream = EventStream(CHAT_CHUNKS, 18_000, 1)
+    begun = time.perf_counter()
+    passed = stream.take(event * 20_000)
+    assert time.perf_counter() - begun < 2.0  # 0.05 s; seven were it searched anew for each event
+    assert stream.over
+    assert 18_000 <= len(passed) / len(event) <= 18_003

@@ -4,6 +4,8 @@ What a client has is always a sequence of whole events, so that a stream can be 
 guard's own. Tokens are counted a few kB at a time: 0.15 µs an event; one by one they would take three times as long.
 """
 
+import re
+from itertools import chain
 from typing import Final
 
 from corral.dialects.endings.model import Passed, StreamKind, problem_of
@@ -152,8 +154,9 @@ class EventStream:
         """Find the events at the beginning of `data` that do not pass the bound."""
         fits = 0
         room = self._allowed - self.counted
-        while fits < len(data):
-            following = _end_of_first(data, self._kind.ends, fits)
+        # In one pass, whatever ends are not there: looked for anew from each event on, they take a second for 256 kB.
+        ends = re.finditer(b"|".join(map(re.escape, self._kind.ends)), data)
+        for following in chain((end.end() for end in ends), (len(data),)):
             room -= self._count_in(data[fits:following])
             if room < 0:
                 break
@@ -221,15 +224,5 @@ def _end_of_last(events: bytes, ends: tuple[bytes, ...]) -> int:
     for end in ends:
         at = events.rfind(end)
         if at >= 0 and at + len(end) > found:
-            found = at + len(end)
-    return found
-
-
-def _end_of_first(events: bytes, ends: tuple[bytes, ...], start: int) -> int:
-    """Find where the event that begins at `start` ends, at the latest where `events` do."""
-    found = len(events)
-    for end in ends:
-        at = events.find(end, start)
-        if at >= 0 and at + len(end) < found:
             found = at + len(end)
     return found
