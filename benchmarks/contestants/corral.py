@@ -23,7 +23,7 @@ per = "client"
 
 [[limits]]
 name = "address"
-quota = "1000000/second"
+quota = "100000/second"
 per = "address"
 {more}
 [upstream]
@@ -49,7 +49,7 @@ algorithm = "window"
 
 [[limits]]
 name = "all"
-quota = "1000000/second"
+quota = "100000/second"
 per = "everyone"
 
 [[limits]]
@@ -71,7 +71,7 @@ class Corral:
     name = "corral"
     conditions = (
         "one process, its hot modules compiled as in a wheel; a key is demanded, two quotas counted (refused: client "
-        "1/minute; else 1,000,000/second each), 128 places so that nobody waits; bodies parsed, checked, clamped and "
+        "1/minute; else 100,000/second each), 128 places so that nobody waits; bodies parsed, checked, clamped and "
         "written anew; JSON log to a file"
     )
     _environment: tuple[str, ...] = ("env", f"PYTHONPATH={_COMPILED}")
@@ -90,7 +90,7 @@ class Corral:
         """Write the policy."""
         policy = _POLICY.format(
             digest=sha256(KEY.encode()).hexdigest(),
-            client="1/minute" if case.refuses else "1000000/second",
+            client="1/minute" if case.refuses else "100000/second",
             more=self._more(),
         )
         command = (
