@@ -251,7 +251,7 @@ def socket_scope(path: str, headers=()) -> dict:
             "client": ("127.0.0.1", 1)}  # fmt: skip
 
 
-def shake_hands(guard, times: int) -> list:
+def shake_hands(guard, times: int, headers=()) -> list:
     sent = []
 
     async def receive():
@@ -262,7 +262,7 @@ def shake_hands(guard, times: int) -> list:
 
     async def main() -> None:
         for _ in range(times):
-            await guard(socket_scope("/socket"), receive, send)
+            await guard(socket_scope("/socket", headers), receive, send)
 
     asyncio.run(main())
     return sent
@@ -277,6 +277,16 @@ def test_websockets_are_refused_unless_they_are_let_in():
     assert shake_hands(closed, 1) == [("websocket.close", "websockets are not served")]
     open_ = corral.Guard(app, once, websockets=True, records=Records())
     assert shake_hands(open_, 2) == [("websocket.accept", None), ("websocket.close", "quota_exceeded")]
+
+
+def test_a_page_of_another_site_cannot_shake_hands_where_no_key_is_asked_for():
+    async def app(scope, receive, send):
+        await send({"type": "websocket.accept"})
+
+    guard = corral.Guard(app, ONE_PLACE, websockets=True, records=Records())
+    evil = shake_hands(guard, 1, [(b"origin", b"https://evil.example")])
+    assert evil == [("websocket.close", "the page is another site's")]
+    assert shake_hands(guard, 1, [(b"origin", b"http://127.0.0.1")]) == [("websocket.accept", None)]
 
 
 def test_an_unknown_scope_is_an_error():

@@ -164,6 +164,11 @@ class Guard:
             return
         host = _host(scope)
         call = self._open(scope, host, b"GET")
+        if self._door.open_to_all and _is_another_sites(call.incoming.head):
+            # Where no key is asked for, nothing else tells a page of another site: browsers let it shake hands.
+            await receive()
+            await send({**refused, "reason": "the page is another site's"})
+            return
         verdict = self._door.enter(call, host)
         if isinstance(verdict, Refusal):
             self._door.render(call, verdict)
@@ -179,6 +184,12 @@ class Guard:
         finally:
             CURRENT.reset(token)
             self._door.finish(call, "answered")
+
+
+def _is_another_sites(head: Mapping[bytes, bytes]) -> bool:
+    """Tell whether a handshake comes from a web page of another host than the one it is addressed to."""
+    origin = head.get(b"origin")
+    return origin is not None and origin.partition(b"://")[2].lower() != head.get(b"host", b"").lower()
 
 
 def _host(scope: Scope) -> str:

@@ -164,6 +164,11 @@ class Door:
         return overdue
 
     @property
+    def open_to_all(self) -> bool:
+        """Whether no key is asked for."""
+        return self._open
+
+    @property
     def is_late(self) -> bool:
         """Whether the last tick is long ago."""
         return self.now() - self._ticked_at > 2 * TICK
