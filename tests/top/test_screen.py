@@ -1,5 +1,8 @@
 """What is shown is plain text, whatever clients call their models."""
 
+import re
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 
@@ -46,6 +49,26 @@ def test_a_models_name_moves_no_cursor_and_has_no_markup() -> None:
 
 def test_a_server_that_is_away_says_why() -> None:
     assert "down: connection�[2J refused" in text(snapshot())
+
+
+ENTRY = {"partition": {"key": "alice"}, "limit": "daily", "shadow": False, "unit": "usd", "quota": 20,
+         "window": 86400.0, "remaining": 19.999958, "reset": 1.0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "shown"),
+    [
+        ({}, ["alice  daily  0 %", "19.999958 of 20 usd"]),
+        ({"unit": "gpu-seconds", "quota": 2, "remaining": 0.0}, ["100 %", "0 of 2 gpu-seconds"]),
+        ({"quota": 2000, "remaining": 1000, "unit": "tokens"}, ["1000 of 2000 tokens"]),
+        ({"shadow": True}, ["daily (shadow)"]),
+        ({"key_prefix": "crl_nsTy77"}, ["alice crl_nsTy77…"]),
+    ],
+)
+def test_a_client_is_shown_with_its_unit_and_its_marks(more: dict[str, object], shown: list[str]) -> None:
+    now = replace(snapshot(), clients={"counted": 1, "clients": [ENTRY | more]})
+    found = re.sub(r" {2,}", "  ", text(now))
+    assert all(part in found for part in shown)
 
 
 def test_a_drained_guard_is_marked() -> None:

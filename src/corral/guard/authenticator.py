@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection
 from typing import Protocol
 
-from corral.guard.credentials import Credential, KeyRing, Rejection
+from corral.guard.credentials import Credential, KeyLabel, KeyRing, Rejection
 from corral.guard.key_watch import KeyWatch
 
 _JUMP = 1.0
@@ -103,6 +103,10 @@ class Authenticator:
     def claimed_name(self, presented: bytes) -> str | None:
         """Name whom a token claims to be of, believing nothing; None for what is no token."""
         return self.tokens.claimed_name(presented) if self.tokens is not None else None
+
+    def label(self, identifier: str) -> KeyLabel | None:
+        """Say what people know the key by whose `Credential.id` this is; None where there is no such key."""
+        return self._ring.label(identifier)
 
     def valid_until(self, credential: Credential) -> float:
         """Say when `credential` ends, by the pipeline's clock."""

@@ -50,6 +50,13 @@ EXPIRED = Rejection("expired_api_key", "The API key has expired.")
 REVOKED = Rejection("revoked_api_key", "The API key was revoked.")
 
 
+class KeyLabel(NamedTuple):
+    """What people know a key by: its name, and how it begins; "" where that was not kept, as of a policy's keys."""
+
+    name: str
+    prefix: str
+
+
 class _Entry(NamedTuple):
     digest: bytes
     credential: Credential
@@ -70,6 +77,7 @@ class KeyRing:
             credential = Credential(key.name, key.name, key.plan, key.admin, None, key_id(digest))
             self._own[digest] = _Entry(digest, credential, revoked=False)
         self._by_digest = self._own
+        self._labels: dict[str, KeyLabel] = {}
         self.generation = 0
         self.replace_stored(stored)
 
@@ -78,6 +86,7 @@ class KeyRing:
 
     def replace_stored(self, stored: Iterable[StoredKey]) -> None:
         """Take `stored` in the place of all keys that came from the store before."""
+        stored = tuple(stored)
         entries = {
             key.sha256: _Entry(
                 key.sha256,
@@ -87,7 +96,13 @@ class KeyRing:
             for key in stored
         }
         self._by_digest = self._own | entries
+        self._labels = {key_id(digest): KeyLabel(own.credential.name, "") for digest, own in self._own.items()}
+        self._labels |= {key_id(key.sha256): KeyLabel(key.name, key.prefix) for key in stored}
         self.generation += 1
+
+    def label(self, identifier: str) -> KeyLabel | None:
+        """Say what people know the key by whose `Credential.id` this is; None where there is no such key."""
+        return self._labels.get(identifier)
 
     def find(self, presented: bytes, wall: float) -> Credential | Rejection | None:
         """Find whom the key lets in at `wall` (seconds since the epoch); None where the key is unknown.

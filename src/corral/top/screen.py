@@ -80,10 +80,10 @@ def _section(title: str, names: tuple[str, ...], rows: Iterable[tuple[str, ...]]
 def _client(entry: dict[str, Any]) -> tuple[str, ...]:
     quota, remaining = entry["quota"], entry["remaining"]
     return (
-        name_of(entry["partition"]),
-        plain(entry["limit"]),
+        _whom(entry),
+        plain(entry["limit"]) + (" (shadow)" if entry["shadow"] else ""),
         f"{100 * (1 - remaining / quota):.0f} %",
-        f"{remaining} of {quota} {plain(entry['unit'])}",
+        f"{_number(remaining)} of {_number(quota)} {plain(entry['unit'])}",
         _span(entry["reset"]) if entry["window"] else "-",
     )
 
@@ -109,6 +109,17 @@ def _server(entry: dict[str, Any]) -> tuple[str, ...]:
     state = "up" if entry["up"] else f"down: {entry['problem'] or 'not known why'}"
     running = f"{entry['running']} of {entry['slots']}"
     return plain(entry["name"]), plain(state), running, str(entry["connections"]), plain(entry["url"])
+
+
+def _whom(entry: dict[str, Any]) -> str:
+    """Name whom a limit counts; of a key how it begins too, which tells it from others of its name."""
+    beginning = entry.get("key_prefix")
+    return name_of(entry["partition"]) + (f" {plain(beginning)}…" if beginning else "")
+
+
+def _number(amount: float) -> str:
+    """Write an amount as it is counted: 3, 0.125, 19.999958."""
+    return f"{amount:.6f}".rstrip("0").rstrip(".")
 
 
 def name_of(partition: dict[str, str]) -> str:

@@ -2,13 +2,17 @@
 
 import json
 from dataclasses import fields, is_dataclass, replace
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from corral.errors import PolicyError
 from corral.guard.admin.policy_view import SECRETS, show_policy
-from corral.policy.model import ApiKey, Jwt, LimitRule, Policy, Quota, Telemetry, Upstream
+from corral.guard.key_store import KeyStore
+from corral.policy.model import ApiKey, Credentials, Jwt, LimitRule, Policy, Price, Quota, Telemetry, Upstream
+from corral.policy.notation import parse_quota
 from running_admin import OPEN, AdminFactory, start_admin
 from running_guard import api_key, start_guard
 
@@ -67,6 +71,63 @@ def test_clients_without_keys_are_told_by_their_address(start_admin: AdminFactor
     admin.running.exchange()
     found = admin.ask("/clients").json["clients"]
     assert [entry["partition"] for entry in found] == [{"address": "127.0.0.1"}, {"everyone": "everyone"}]
+
+
+def test_a_key_is_told_by_its_name_wherever_keys_are_counted_apart(start_admin: AdminFactory) -> None:
+    by_key = replace(HOURLY, name="by-key", per="key")
+    by_both = replace(BY_MODEL, name="by-both", per=("key", "model"))
+    admin = start_admin(policy=Policy(auth="keys", keys=KEYS, admin=OPEN, limits=(by_key, by_both)))
+    for key in ("b0b", "al1ce", "al1ce"):
+        chat(admin, key)
+    found = {entry["limit"]: entry for entry in admin.ask("/clients?name=alice").json["clients"]}
+    assert found["by-key"]["partition"] == {"key": "alice"}
+    assert found["by-both"]["partition"] == {"key": "alice", "model": "other"}
+    assert found["by-key"]["remaining"] == 8
+    assert "key_prefix" not in found["by-key"]
+    assert admin.ask("/clients?name=bob").json["counted"] == 2
+
+
+def test_keys_that_share_a_name_are_told_apart_by_how_they_begin(start_admin: AdminFactory, tmp_path: Path) -> None:
+    path = tmp_path / "keys.db"
+    given: dict[str, Any] = {"created": 0.0, "plan": None, "admin": False, "expires": None}
+    with KeyStore.create(path) as store:
+        store.add("carol", "crl_first1", sha256(b"f1rst").digest(), **given)
+        store.add("carol", "crl_secon2", sha256(b"s3cond").digest(), **given)
+    by_key = replace(HOURLY, name="by-key", per="key")
+    policy = Policy(auth="keys", credentials=Credentials(store=str(path)), admin=OPEN, limits=(by_key,))
+    admin = start_admin(policy=policy)
+    for key in ("f1rst", "s3cond", "s3cond"):
+        chat(admin, key)
+    told = admin.ask("/clients?name=carol").json
+    assert [(entry["key_prefix"], entry["remaining"]) for entry in told["clients"]] == [
+        ("crl_secon2", 8),
+        ("crl_first1", 9),
+    ]
+
+
+def test_amounts_are_in_the_unit_that_is_told(start_admin: AdminFactory) -> None:
+    quotas = ("2 gpu-seconds/hour", "20 usd/day", "5 cost/hour", "1000 tokens/hour")
+    limits = tuple(LimitRule(name=f"l{n}", quota=parse_quota(quota)) for n, quota in enumerate(quotas))
+    policy = Policy(auth="none", admin=OPEN, limits=limits, price={"*": Price(input=1.0, output=2.0)})
+    admin = start_admin(policy=policy)
+    admin.running.exchange()
+    admin.running.settled(1)
+    found = {entry["limit"]: entry for entry in admin.ask("/clients").json["clients"]}
+    told = [(entry["unit"], entry["quota"]) for _, entry in sorted(found.items())]
+    assert told == [("gpu-seconds", 2), ("usd", 20), ("cost", 5), ("tokens", 1000)]
+    assert 0 <= found["l0"]["remaining"] < 2
+    assert 19.9 < found["l1"]["remaining"] < 20
+
+
+def test_limits_in_shadow_are_marked(start_admin: AdminFactory) -> None:
+    limits = (HOURLY, replace(HOURLY, name="tried", shadow=True))
+    admin = start_admin(policy=Policy(auth="none", admin=OPEN, limits=limits))
+    admin.running.exchange()
+    told = {entry["limit"]: entry["shadow"] for entry in admin.ask("/clients").json["clients"]}
+    assert told == {"hourly": False, "tried": True}
+    admin = start_admin(policy=Policy(auth="none", admin=OPEN, limits=(HOURLY,), shadow=True))
+    admin.running.exchange()
+    assert admin.ask("/clients").json["clients"][0]["shadow"] is True
 
 
 @pytest.mark.parametrize(
