@@ -28,17 +28,13 @@ def check(
 
         print_json(schema())
         return
-    from corral.policy.explain import explain, warnings  # noqa: PLC0415  # keeps `corral --version` fast
-    from corral.policy.load import load_policy  # noqa: PLC0415  # as above
-
     try:
-        policy = load_policy(path, environ=os.environ)
+        said, warned = _read(path)
     except PolicyError as error:
         if not as_json:
             raise
         print_json({"ok": False, "error": str(error), "explanation": [], "warnings": []})
         raise typer.Exit(error.exit_code) from None
-    said, warned = explain(policy), warnings(policy)
     if as_json:
         print_json({"ok": True, "error": None, "explanation": said, "warnings": warned})
         return
@@ -48,3 +44,23 @@ def check(
         out.print(f"  {sentence}", markup=False)
     for sentence in warned:
         out.print(f"[bold yellow]warning:[/] {sentence}")
+
+
+def _read(path: Path) -> tuple[list[str], list[str]]:
+    """Read the policy as the guard does, with the same key store, and say what it will do and what is unwise."""
+    from corral.cli.resolved import look_at_files, resolve  # noqa: PLC0415  # keeps `corral --version` fast
+    from corral.cli.serving import store_notes  # noqa: PLC0415  # as above
+    from corral.guard.key_store import default_path  # noqa: PLC0415  # as above
+    from corral.policy.explain import explain, warnings  # noqa: PLC0415  # as above
+    from corral.policy.load import load_policy  # noqa: PLC0415  # as above
+
+    written = load_policy(path, environ=os.environ)
+    store = default_path(os.environ)
+    policy, made = resolve(written, path, store=store, environ=os.environ)
+    look_at_files(policy, path)
+    if made is not None:
+        return explain(written), warnings(written)
+    said = explain(policy)
+    if written.auth == "auto" and policy.auth == "none":
+        said.append(f"Keys were looked for in the policy and in {store}: there are none.")
+    return said, [*warnings(policy), *store_notes(policy, store)]

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from corral.cli.serving import Flags, build_policy, tell
+from corral.cli.resolved import resolve
+from corral.cli.serving import Flags, build_policy, numbered_file, tell
 from corral.errors import PolicyError
 from corral.guard.launch_arguments import Launch
 from corral.guard.new_key import new_key
-from corral.guard.resolve import with_budgets, with_credentials
 from corral.policy.load import LONGEST
 from corral.policy.model import Policy
-from corral.policy.rules import check
 
 
 class ReadAgain:
@@ -51,10 +50,10 @@ class ReadAgain:
         written = build_policy(
             self._flags, self._environ, upstream=self._upstream, launch=self._launch, authz=self._authz
         )
-        policy, made = with_credentials(written, self._made_key, store=self._store)
-        policy = with_budgets(policy, self._store.with_name("budgets.db"))
-        for _, message in check(policy):
-            raise PolicyError(message)
+        policy, made = resolve(
+            written, numbered_file(self._flags, self._launch), store=self._store, environ=self._environ,
+            flags=self._flags.names(), make_key=self._made_key,
+        )  # fmt: skip
         refuse_opening(before, written, policy)
         if made is not None and made != self._key:
             show_key(made)

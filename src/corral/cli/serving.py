@@ -101,6 +101,10 @@ class Flags:
         }
         return {key: (flag, value) for key, (flag, value) in named.items() if value is not None}
 
+    def names(self) -> dict[str, str]:
+        """Say which option gave a setting its value, for messages."""
+        return {key: flag for key, (flag, _) in self.overrides().items()}
+
 
 def build_policy(
     flags: Flags,
@@ -154,6 +158,12 @@ def build_policy(
     if launch is None:
         refuse_itself(policy)
     return policy
+
+
+def numbered_file(flags: Flags, launch: "Launch | None") -> Path | None:
+    """Name the file whose limits are numbered as the policy's are: none, where --rate-limit stands for some of them."""
+    amount = flags.rate_limit or (launch.rate_limit if launch is not None else None)
+    return flags.policy if amount is None else None
 
 
 def _as_url(upstream: str) -> str:
@@ -219,21 +229,17 @@ def run(
     import uvloop  # noqa: PLC0415  # keeps --help fast
 
     from corral.cli.read_again import ReadAgain, show_key  # noqa: PLC0415  # as above
+    from corral.cli.resolved import resolve  # noqa: PLC0415  # as above
     from corral.guard.key_store import default_path  # noqa: PLC0415  # as above
     from corral.guard.lifetime import serve  # noqa: PLC0415  # as above
     from corral.guard.reload import Origin  # noqa: PLC0415  # as above
-    from corral.guard.resolve import with_budgets, with_credentials  # noqa: PLC0415  # as above
-    from corral.policy.rules import check  # noqa: PLC0415  # as above
 
     written = build_policy(flags, os.environ, upstream=upstream, launch=launch, authz=authz)
     mention_unused_policy(flags, quiet=quiet)
     if launch is None and not authz:
         mention_unknown_name(written, quiet=quiet)
     store = default_path(os.environ)
-    policy, key = with_credentials(written, store=store)
-    policy = with_budgets(policy, store.with_name("budgets.db"))
-    for _, message in check(policy):  # once more: now it is known whether keys are asked for
-        raise PolicyError(message)
+    policy, key = resolve(written, numbered_file(flags, launch), store=store, environ=os.environ, flags=flags.names())
 
     def say(sentence: str) -> None:
         if not quiet:

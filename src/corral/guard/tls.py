@@ -42,6 +42,9 @@ def load_certificate(listen: Listen) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    for name, path in (("tls_certificate", listen.tls_certificate), ("tls_key", listen.tls_key)):
+        if path is not None:
+            _look_at(name, path)
     try:
         context.load_cert_chain(Path(listen.tls_certificate), Path(listen.tls_key or listen.tls_certificate))
     except (OSError, ssl.SSLError) as error:
@@ -50,3 +53,12 @@ def load_certificate(listen: Listen) -> ssl.SSLContext | None:
             "listen.tls_certificate and listen.tls_key must be readable PEM files that belong together."
         ) from error
     return context
+
+
+def _look_at(name: str, path: str) -> None:
+    """Tell which of the two files cannot be read; OpenSSL does not."""
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as error:
+        raise PolicyError(f"listen.{name}: {path} cannot be read: {error.strerror}.") from None

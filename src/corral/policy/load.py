@@ -116,6 +116,16 @@ def load_policy(
     return policy
 
 
+def source_of(path: Path | None, *, flags: Mapping[str, str] | None = None, environ: Mapping[str, str]) -> Source:
+    """Say where the values of a policy came from that was loaded before: for what is wrong only as it would run."""
+    named = dict(flags or {})
+    for variable in environ:
+        if variable.startswith("CORRAL_") and variable not in _NOT_SETTINGS:
+            named.setdefault(_setting_of(variable), f"the environment's {variable}")
+    text = _read(path) if path is not None else ""
+    return Source(str(path) if path is not None else "the policy", find_lines(text), named)
+
+
 def written_settings(path: Path | None, environ: Mapping[str, str]) -> frozenset[str]:
     """Name the settings that a file and the environment give, as "section.key", also those given their default.
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from corral.policy.model import LimitRule, Policy
 from corral.policy.models import known_models
 
+_OPEN = 'where none is asked for (auth is "none", or "auto" and no key is configured)'
+
 
 def wrong_partitions(policy: Policy, limit: LimitRule) -> Iterator[str]:
     """Say what is wrong with whom a limit counts, and what to write instead."""
@@ -17,11 +19,11 @@ def wrong_partitions(policy: Policy, limit: LimitRule) -> Iterator[str]:
         yield '"everyone" tells nobody apart, so it stands alone; leave it out here.'
     if policy.auth == "none":
         if "key" in parts:
-            yield 'nobody has a key where auth is "none"; write "address" or "client".'
+            yield f'nobody has a key {_OPEN}; write "address" or "client", or ask for keys: auth = "keys".'
         if "user" in parts:
-            yield 'nobody is known by name where auth is "none"; write "address".'
+            yield f'nobody is known by name {_OPEN}; write "address", or ask for keys: auth = "keys".'
         if "plan" in parts:
-            yield 'nobody is on a plan where auth is "none"; write "everyone".'
+            yield f'nobody is on a plan {_OPEN}; write "everyone", or ask for keys: auth = "keys".'
     if "plan" in parts and not policy.plan:
         yield 'there are no plans, so all would count together; write "everyone", or add a plan, as [plan.pro].'
     if "model" in parts and not known_models(policy):
