@@ -31,6 +31,7 @@ def test_every_fix_starts_a_guard_in_front_of_what_was_scanned(check, target):
     given = command.make_context(name, words, parent=click.Context(command)).params
     upstream = given.pop("upstream")
     given.pop("quiet")
+    given.pop("authz")
     policy = build_policy(Flags(**given), {}, upstream=upstream)
     listen = parse_endpoint(policy.listen.address)
     assert policy.upstream.url.startswith("http://")
