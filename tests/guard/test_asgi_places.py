@@ -97,7 +97,8 @@ def test_a_client_that_leaves_frees_its_place_and_ends_the_work(path):
         connection = client.connect()
         connection.sendall(post(BODY, path=path))
         assert model.begun.wait(20)
-        assert client.post(BODY).status == 503
+        refused = client.post(BODY)
+        assert (refused.status, b"the queue is full" in refused.body) == (503, True)
         connection.close()
         assert model.ended.wait(20)
         wait_for(lambda: model.guard.running == 0)
@@ -177,6 +178,7 @@ def test_who_waits_too_long_is_refused_and_gets_the_quota_back():
         wait_for(lambda: model.guard.running == 0)
         assert client.post(BODY).status == 200
     assert [answer.status for answer in refused] == [503] * 3
+    assert all(b"No place came free within 0.1 seconds." in answer.body for answer in refused)
     assert all(answer.header("Retry-After") for answer in refused)
 
 

@@ -197,6 +197,27 @@ def test_a_request_that_can_never_fit_says_so_and_what_would(start_guard):
     assert held(guard) == 0
 
 
+def test_what_is_owed_is_said_where_the_wait_is_longer_than_the_window(start_guard):
+    guard = start_guard(reports(100, 350), limits((300, "tokens"), algorithm="gcra"))
+    assert status(guard.exchange(chat(100))) == 200
+    guard.settled(1)
+    said = guard.exchange(chat(150))
+    assert status(said) == 429
+    message = body(said)["error"]["message"]
+    assert re.search(r"Limit 300, Used 450 \(150 of them owed, which come back first\), Requested \d+\.", message)
+
+
+def test_a_limit_on_answers_says_nothing_of_the_prompt(start_guard):
+    guard = start_guard(reports(1, 1), limits((100, "output tokens")))
+    assert body(guard.exchange(chat(150)))["error"]["message"] == (
+        "This request can never fit: Limit 100, Requested 150 output tokens. Ask for at most 100 tokens an answer."
+    )
+    several = Generation(max_tokens=200, max_choices=4)
+    guard = start_guard(reports(1, 1), replace(limits((2, "output tokens")), generation=several))
+    message = body(guard.exchange(chat(1, n=3)))["error"]["message"]
+    assert message.endswith("Requested 3 output tokens. Ask for fewer answers at once.")
+
+
 def test_a_tiny_quota_beside_a_long_prompt_is_no_answer_of_a_few_tokens(start_guard):
     guard = start_guard(reports(10, 20), limits((100, "tokens")))
     said = guard.exchange(chat(None, "word " * 70))

@@ -87,6 +87,19 @@ def test_no_more_run_or_wait_than_may_and_the_next_is_told_no_time(start_guard):
     assert status(guard.exchange(chat(5))) == 200
 
 
+def test_a_limit_on_what_runs_at_once_hides_none_that_has_a_time(start_guard):
+    guard = start_guard(reports(3, 5), limits("1 concurrent requests", "600 gpu-seconds/day"))
+    said = guard.exchange(chat(5))
+    assert '"concurrent-requests";q=1' in header(said, "RateLimit-Policy")
+    assert header(said, "RateLimit").startswith('"gpu-seconds-day";r=')
+    assert header(said, "X-RateLimit-Limit") == "600"
+    guard = start_guard(reports(3, 5), limits("1 concurrent requests", "30/minute"))
+    said = guard.exchange(chat(5))
+    assert re.fullmatch(r'"minute";r=29;t=\d+', header(said, "RateLimit"))
+    guard = start_guard(reports(3, 5), limits("1 concurrent requests"))
+    assert header(guard.exchange(chat(5)), "RateLimit") == '"concurrent-requests";r=0'
+
+
 def test_a_client_that_leaves_frees_what_it_held_running_or_waiting(start_guard):
     guard = start_guard(Gate(), replace(limits("2 concurrent requests"), concurrency=Concurrency(max_running=1)))
     clients = []
@@ -125,6 +138,16 @@ def test_every_answer_of_the_server_frees_it(start_guard, handler):
 
 
 # computing time
+
+
+def test_a_refusal_for_computing_time_says_so_and_what_is_owed(start_guard):
+    guard = start_guard(computes(3500.0), limits("2 gpu-seconds/hour"))
+    assert status(guard.exchange(chat(20))) == 200
+    guard.settled(1)
+    said = guard.exchange(chat(20))
+    error = body(said)["error"]
+    assert (status(said), error["type"], error["code"]) == (429, "gpu-seconds", "rate_limit_exceeded")
+    assert re.search(r"Limit 2, 1\.\d{3} more than that are used and come back first, ", error["message"])
 
 
 def computes(milliseconds: float | None):
@@ -246,7 +269,7 @@ def test_all_kinds_at_once_are_all_or_nothing_and_the_tightest_is_told():
     first, second = door.ask(), door.ask()
     assert isinstance(first, Visit)
     assert isinstance(second, Visit)
-    assert first.tokens.other.remaining <= 1
+    assert first.tokens.other.name == "usd-month"  # of those that have a time
     refused = door.ask()
     assert isinstance(refused, Refusal)
     quota = door.pipeline.token_quota

@@ -227,7 +227,9 @@ def test_who_waits_is_served_in_turn_and_who_waits_too_long_refused():
     with serve_wsgi(impatient.app) as client, client.connect() as running:
         running.sendall(post(BODY, path="/completion", headers="Connection: close\r\n"))
         wait_for(lambda: impatient.guard.running == 1)
-        assert [client.post(BODY).status for _ in range(3)] == [503] * 3
+        refused = [client.post(BODY) for _ in range(3)]
+        assert [answer.status for answer in refused] == [503] * 3
+        assert all(b"No place came free within 0.05 seconds." in answer.body for answer in refused)
         impatient.go.set()
         read_all(running)
         wait_for(lambda: impatient.guard.running == 0)

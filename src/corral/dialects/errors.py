@@ -34,7 +34,7 @@ _KINDS: dict[str, tuple[int, str, str, str, str, str]] = {
     "quota_exceeded": (429, "requests", "rate_limit_exceeded", _LIMITED, _LIMITED, "quota-exceeded"),
     "too_many_failed_logins": (429, "requests", "too_many_failed_requests", _LIMITED, _LIMITED, "quota-exceeded"),
     "tokens_exceeded": (429, "tokens", "rate_limit_exceeded", _LIMITED, _LIMITED, "quota-exceeded"),
-    "compute_exceeded": (429, "requests", "rate_limit_exceeded", _LIMITED, _LIMITED, "quota-exceeded"),
+    "compute_exceeded": (429, "gpu-seconds", "rate_limit_exceeded", _LIMITED, _LIMITED, "quota-exceeded"),
     "too_many_at_once": (429, "requests", "rate_limit_exceeded", _LIMITED, _LIMITED, "quota-exceeded"),
     "budget_spent": (429, "insufficient_quota", "insufficient_quota", _LIMITED, _LIMITED, "quota-exceeded"),
     "exceeds_quota": (400, "tokens", "exceeds_quota", _INVALID, _INVALID, ""),

@@ -77,8 +77,8 @@ class Hold:
     """The tokens that a running request holds. It is ended by `Store.settle`, once: a second time changes nothing.
 
     `tightest` is the limit on tokens with the smallest share of its quota left, if any applies; `other` that among the
-    limits that do not count tokens. Neither is in shadow; `shadowed` are those in shadow that would have refused, of
-    which nothing is held.
+    limits that do not count tokens, those without a window only where there is no other. Neither is in shadow;
+    `shadowed` are those in shadow that would have refused, of which nothing is held.
     """
 
     __slots__ = ("open", "other", "parts", "shadowed", "tightest")

@@ -9,6 +9,8 @@ MEASURES = ("tokens", "input tokens", "output tokens", "concurrent requests", "g
 TOKEN_MEASURES = 3
 """How many of the measures are of tokens."""
 
+INPUT = MEASURES.index("input tokens")
+OUTPUT = MEASURES.index("output tokens")
 CONCURRENT = MEASURES.index("concurrent requests")
 COMPUTE = MEASURES.index("gpu-seconds")
 MONEY = MEASURES.index("cost")

@@ -25,11 +25,11 @@ class Call:
     `over` is set once a limit of the application's own has refused it: then its answer is 429, whatever becomes of the
     exception. `standings` are such limits, and how they stand where they let it pass; `undo` gives back what they
     charged; `shadow` are those in shadow that would have refused. `queued` says that it has asked for a place, so that
-    it must be ended with the admission.
+    it must be ended with the admission; `overdue` that it has waited for one as long as it may.
     """
 
     __slots__ = (
-        "address", "arrived", "bytes_in", "ended", "first_byte", "incoming", "key", "over", "place_at",
+        "address", "arrived", "bytes_in", "ended", "first_byte", "incoming", "key", "over", "overdue", "place_at",
         "queued", "queued_at", "request_id", "session", "shadow", "standings", "status", "trace", "undo",
         "usage", "visit", "wall",
     )  # fmt: skip
@@ -51,6 +51,7 @@ class Call:
         self.usage: AnswerUsage | None = None
         self.bytes_in = 0
         self.queued = False
+        self.overdue = False
         self.queued_at = 0.0
         self.place_at = 0.0
         self.first_byte = 0.0

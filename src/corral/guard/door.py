@@ -40,7 +40,7 @@ from corral.guard.logins import Logins
 from corral.guard.metrics import Metrics
 from corral.guard.pipeline import Pipeline
 from corral.guard.record import RecordSink
-from corral.guard.refusal import Refusal
+from corral.guard.refusal import Refusal, no_place
 from corral.guard.shadow import Shadowed
 from corral.guard.traces.opening import open_traces
 from corral.policy.explain import asks_for_keys
@@ -156,6 +156,8 @@ class Door:
         if self._records is not None:
             self._records.flush()
         overdue = self.admission.expire(now)
+        for call in overdue:
+            call.overdue = True
         for following in self.admission.follow(now):
             self._has_place(following)
         if self.policy.shadow:
@@ -316,7 +318,7 @@ class Door:
         assert self._pipeline is not None
         assert call.visit is not None
         self._pipeline.give_back(call.visit, self.now())
-        message = f"All places are taken and the queue is full. Please try again in {retry_after:.0f} seconds."
+        message = no_place(retry_after, self.policy.concurrency.max_wait if call.overdue else None)
         return self._refusal(call, "overloaded", message, retry_after)
 
     @staticmethod

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from corral.dialects.model import Asked, Route
 from corral.engine.decision import Deny, Standing
 from corral.engine.limit import capacity_of, measure_of
-from corral.engine.measures import MEASURES, MONEY, TOKEN_MEASURES, Costs, scale_of
+from corral.engine.measures import INPUT, MEASURES, MONEY, OUTPUT, TOKEN_MEASURES, Costs, scale_of
 from corral.engine.price import Prices
 from corral.engine.tokens import Tokens
 from corral.guard.refusal import Refusal
@@ -18,6 +18,9 @@ LEAST_ANSWER = 16
 """The fewest tokens that a whole quota must leave for each answer where the client named no maximum of its own."""
 
 _ENDLESS = 1 << 60
+
+_ROUNDING = 1e-3
+"""Of a unit: times are told in seconds, so what comes back in one is known no better."""
 
 
 class HeldRefusals:
@@ -38,29 +41,39 @@ class HeldRefusals:
             most = most if affordable is None else min(most, affordable)
         return most // asked.choices
 
-    def never(self, route: Route, asked: Asked, reserved: Tokens, wanted: Costs, room: Costs) -> Refusal:
-        """Refuse a request that is larger than a whole quota: no waiting helps."""
+    def never(
+        self, route: Route, asked: Asked, reserved: Tokens, wanted: Costs, room: Costs, *, counted: bool = True
+    ) -> Refusal:
+        """Refuse a request that is larger than a whole quota: no waiting helps.
+
+        Of a prompt that is not `counted` yet only the least is known, so nothing is said of how much would fit.
+        """
         measure = next(index for index in (0, 1, 2, MONEY) if wanted[index] > room[index])
         largest = self.largest(room, reserved, asked)
         helps = reserved.output > 0 and largest >= 1
-        advice = f"Ask for at most {largest} tokens an answer" if helps else "Send a shorter prompt"
+        advice = "Send a shorter prompt"
+        if helps:
+            advice = f"Ask for at most {largest} tokens an answer" if counted else "Ask for shorter answers"
+        elif measure == OUTPUT:
+            advice = "Ask for fewer answers at once"
         if measure == MONEY:
             amounts = f"Limit {describe_money(room[measure])}, Requested {describe_money(wanted[measure])}"
         else:
             amounts = f"Limit {room[measure]}, Requested {wanted[measure]} {MEASURES[measure]}"
-        message = (
-            f"This request can never fit: {amounts} (about {reserved.input} for the prompt, "
-            f"{reserved.output} for the answer). {advice}."
-        )
+        if measure not in (INPUT, OUTPUT):
+            least = "about" if counted else "at least"
+            amounts += f" ({least} {reserved.input} for the prompt, {reserved.output} for the answer)"
+        message = f"This request can never fit: {amounts}. {advice}."
         return Refusal("exceeds_quota", message, route.errors, route.name, "max_tokens" if helps else None)
 
     def not_now(
         self, route: Route, asked: Asked, reserved: Tokens, wanted: Costs, denial: Deny, *, plan: str | None,
-        typical: float,
+        typical: float, counted: bool = True,
     ) -> Refusal:  # fmt: skip
         """Refuse a request that does not fit into what is left, and say when it will, or what would fit now.
 
-        `typical` is how many seconds requests take, for those that wait until another one ends.
+        `typical` is how many seconds requests take, for those that wait until another one ends. What would fit is not
+        known of a prompt that is not `counted` yet.
         """
         worst = max(denial.violated, key=_reset)
         rule = self._rules[worst.name]
@@ -69,7 +82,7 @@ class HeldRefusals:
         unit = rule.quota.unit
         if rule.quota.counts_tokens:
             kind, message = "tokens_exceeded", self._no_tokens(rule, worst, cost)
-            message += self._what_fits(denial, reserved, asked) + "."
+            message += (self._what_fits(denial, reserved, asked) if counted else "") + "."
         elif unit == "concurrent requests":
             retry_after = max(1.0, typical / rule.quota.amount)
             kind = "too_many_at_once"
@@ -81,9 +94,13 @@ class HeldRefusals:
             kind, message = "budget_spent", _no_money(rule, worst, cost)
         else:
             kind = "compute_exceeded"
+            owed = _owed(rule, worst, cost)
+            left = f"{worst.remaining / 1000:.3f} left"
+            if owed:
+                left = f"{owed / 1000:.3f} more than that are used and come back first"
             message = (
                 f"Rate limit reached for {this(rule)} on {unit} in {worst.window:g} seconds "
-                f'(limit "{worst.name}"): Limit {capacity_of(rule)}, {worst.remaining / 1000:.3f} left, '
+                f'(limit "{worst.name}"): Limit {capacity_of(rule)}, {left}, '
                 f"this request is estimated at {cost / 1000:.3f}. Please try again in {_exactly(worst.reset)}."
             )
         return Refusal(
@@ -93,9 +110,11 @@ class HeldRefusals:
     @staticmethod
     def _no_tokens(rule: LimitRule, worst: Standing, cost: int) -> str:
         limit = capacity_of(rule)
+        owed = _owed(rule, worst, cost)
+        used = f"{limit - worst.remaining + owed}" + (f" ({owed} of them owed, which come back first)" if owed else "")
         return (
             f"Rate limit reached for {this(rule)} on {rule.quota.unit} in {worst.window:g} seconds "
-            f'(limit "{worst.name}"): Limit {limit}, Used {limit - worst.remaining}, '
+            f'(limit "{worst.name}"): Limit {limit}, Used {used}, '
             f"Requested {cost}. Please try again in {_exactly(worst.reset)}"
         )
 
@@ -111,13 +130,25 @@ class HeldRefusals:
         return f", or ask for at most {fits} tokens an answer" if reserved.output and fits >= LEAST_ANSWER else ""
 
 
+def _owed(rule: LimitRule, worst: Standing, cost: int) -> int:
+    """Say how much was used or is held beyond a quota, so that it has to come back before anything of `cost`.
+
+    Only a quota that comes back evenly is owed anything (see `engine.gcra`): `reset` says how much has to come back.
+    """
+    if rule.algorithm == "window" or rule.quota.period or worst.remaining:
+        return 0
+    return max(0, math.ceil(worst.reset * worst.quota / worst.window - cost - _ROUNDING))
+
+
 def _no_money(rule: LimitRule, worst: Standing, cost: int) -> str:
     quota = rule.quota
     when = f"in {_exactly(worst.reset)}"
     again = f"It begins anew with the next {quota.period} (UTC), {when}." if quota.period else f"Come back {when}."
     budget = f'the budget "{rule.name}" of {this(rule)}, {describe_quota(quota)},'
     if not worst.remaining:
-        return f"{budget[0].upper()}{budget[1:]} is spent. {again}"
+        owed = _owed(rule, worst, cost)
+        more = f", and {describe_money(owed, quota.currency)} more, which come back first" if owed else ""
+        return f"{budget[0].upper()}{budget[1:]} is spent{more}. {again}"
     left, most = (describe_money(amount, quota.currency) for amount in (worst.remaining, cost))
     return f"Of {budget} {left} are left, and this request may cost {most}. {again}"
 

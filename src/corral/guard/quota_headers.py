@@ -3,7 +3,8 @@
 The IETF draft's `RateLimit` and `RateLimit-Policy`, the older `X-RateLimit-*` trio (seconds until the reset), OpenAI's
 `x-ratelimit-*-requests` and `-tokens` (resets as durations), and on its routes Anthropic's
 `anthropic-ratelimit-requests-*` and `-tokens-*` (resets as RFC 3339 times). The first two speak of one limit: the one
-with the smallest share of its quota left. The draft has a unit for concurrent requests, and then no time is told;
+with the smallest share of its quota left, of those that have a time; one on what runs at once only where it refuses, or
+where there is no other. The draft has a unit for concurrent requests, and then no time is told;
 it has none for tokens, computing time or money, so the limit's name should say what it counts.
 """
 
@@ -92,7 +93,8 @@ class QuotaHeaders:
         tightest = requests
         if requests is None or (tokens is not None and _share(tokens) < _share(requests)):
             tightest = tokens
-        if tightest is None or (other is not None and _share(other) < _share(tightest)):
+        # A limit on what runs at once counts this very request: it would hide all that comes back with time.
+        if tightest is None or (other is not None and other.window and _share(other) < _share(tightest)):
             tightest = other
         if tightest is None:
             return b""

@@ -10,6 +10,7 @@ from corral.dialects.model import ErrorStyle, Problem
 from corral.engine.decision import Standing
 from corral.guard.quota_headers import QuotaHeaders
 from corral.policy.model import LimitRule
+from corral.policy.notation import describe_duration
 from corral.policy.whose import this
 
 REASONS = {
@@ -59,6 +60,14 @@ def drained(style: ErrorStyle, route: str) -> Refusal:
     """Refuse what is new while the guard is drained."""
     message = "This guard takes no new requests for now; those that run are finished."
     return Refusal("draining", message, style, route, retry_after=_DRAINED_FOR)
+
+
+def no_place(retry_after: float, waited: float | None) -> str:
+    """Say that there is no place: after `waited` seconds in the queue, or because that is full (None)."""
+    why = "All places are taken and the queue is full"
+    if waited is not None:
+        why = f"No place came free within {describe_duration(waited)}"
+    return f"{why}. Please try again in {math.ceil(retry_after)} seconds."
 
 
 class RefusalWriter:

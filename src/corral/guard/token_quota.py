@@ -125,7 +125,7 @@ class TokenQuota:
         wanted = costs(reserved) if self._tokens_alone else self._wanted(asked.model, reserved, room)
         dear = self._prices is not None and wanted[MONEY] > room[MONEY]
         if wanted[0] > room[0] or wanted[1] > room[1] or wanted[2] > room[2] or dear:
-            smaller = self._smaller(route, asked, cap, reserved, wanted, room)
+            smaller = self._smaller(route, asked, cap, reserved, wanted, room, counted=not uncounted)
             if type(smaller) is Refusal:
                 return smaller
             assert isinstance(smaller, int)
@@ -138,7 +138,7 @@ class TokenQuota:
         outcome = self._store.hold(client, now, wanted, in_shadow)
         if isinstance(outcome, Deny):
             return self._refusals.not_now(
-                route, asked, reserved, wanted, outcome, plan=plan, typical=self._typical
+                route, asked, reserved, wanted, outcome, plan=plan, typical=self._typical, counted=not uncounted
             )  # fmt: skip
         compute = 0 if self._rates is None else wanted[COMPUTE]
         held = TokenHold(client, outcome, cap, reserved, estimated, asked.model, compute, now)
@@ -160,12 +160,20 @@ class TokenQuota:
         return costs(reserved) if self._tokens_alone else self._wanted(asked.model, reserved, room)
 
     def _smaller(
-        self, route: Route, asked: Asked, cap: int, reserved: Tokens, wanted: Costs, room: Costs
+        self,
+        route: Route,
+        asked: Asked,
+        cap: int,
+        reserved: Tokens,
+        wanted: Costs,
+        room: Costs,
+        *,
+        counted: bool = True,
     ) -> int | Refusal:
         """Find the most tokens that each answer may have in the whole quota, which has no room for `cap`."""
         largest = self._refusals.largest(room, reserved, asked)
         if asked.max_tokens is not None or not LEAST_ANSWER <= largest < cap:
-            return self._refusals.never(route, asked, reserved, wanted, room)
+            return self._refusals.never(route, asked, reserved, wanted, room, counted=counted)
         return largest
 
     def adjust(

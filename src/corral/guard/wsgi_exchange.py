@@ -114,10 +114,11 @@ class Exchange:
                 waiter = self._waiters[call] = Waiter()
                 tell(self._waiters, outcome.displaced)
         if isinstance(outcome, Waiting):
-            waiter.told.wait(door.policy.concurrency.max_wait)
+            told = waiter.told.wait(door.policy.concurrency.max_wait)
             with self._lock:
                 del self._waiters[call]
                 if not waiter.has_place:
+                    call.overdue = call.overdue or not told
                     return door.no_place(call, door.admission.expected_wait())
         call.place_at = door.now()
         return None

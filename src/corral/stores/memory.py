@@ -200,7 +200,7 @@ class MemoryStore:
                 if share < least:
                     least = share
                     tightest = (name, amount, window, remaining, wait / SECOND)
-            elif share < least_other:
+            elif (share := share if window else share + 1.0) < least_other:
                 least_other = share
                 tightest_other = (name, amount, window, remaining, wait / SECOND)
         if violated:
@@ -366,6 +366,8 @@ class MemoryStore:
 
 
 def _tighter(one: Standing | None, other: Standing) -> Standing:
+    if one is not None and bool(one.window) != bool(other.window):
+        return one if one.window else other
     return one if one is not None and one.remaining * other.quota <= other.remaining * one.quota else other
 
 

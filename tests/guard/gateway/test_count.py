@@ -142,6 +142,26 @@ def test_a_prompt_that_is_longer_than_the_quota_can_never_fit(start_guard):
     assert (held(guard), left(guard)["exact"]) == (0, 100)
 
 
+def test_nothing_is_said_of_what_would_fit_before_the_prompt_is_counted(start_guard):
+    guard = start_guard(counts(80, used=80), policy(100, unit="tokens"))
+    said = guard.exchange(chat(most=150))
+    assert status(said) == 400
+    assert b"(at least 1 for the prompt, 150 for the answer). Ask for shorter answers." in said
+    assert status(guard.exchange(chat(most=10))) == 200
+    guard.settled(2)
+    said = guard.exchange(chat(most=30))
+    assert status(said) == 429
+    assert b"ask for at most" not in said
+
+
+def test_what_would_fit_is_said_once_the_prompt_is_counted(start_guard):
+    guard = start_guard(counts(60), policy(100, unit="tokens"))
+    said = guard.exchange(chat(most=90))
+    assert status(said) == 400
+    assert b"Ask for at most 40 tokens an answer" in said
+    assert status(guard.exchange(chat(most=40))) == 200
+
+
 def test_an_answer_without_a_maximum_gets_what_the_counted_prompt_leaves(start_guard):
     guard = start_guard(counts(60), policy(100, unit="tokens"))
     body = chat()

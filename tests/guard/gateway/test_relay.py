@@ -277,7 +277,9 @@ def test_who_waits_too_long_is_refused(start_guard):
                 await asyncio.sleep(0.005)
 
         guard.call(asyncio.wait_for(running(), 10))
-        assert guard.exchange().startswith(b"HTTP/1.1 503 ")
+        said = guard.exchange()
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"No place came free within 0.2 seconds. Please try again in " in said
 
 
 @pytest.mark.parametrize(

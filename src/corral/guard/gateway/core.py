@@ -248,7 +248,7 @@ class Core:
     def expire(self, now: float) -> None:
         """End what has waited too long for a place, and see to the servers."""
         for exchange in self.admission.expire(now):
-            exchange.refuse_place(self.admission.expected_wait())
+            exchange.refuse_place(self.admission.expected_wait(), overdue=True)
         for following in self.admission.follow(now):
             self._start(following)
         self.upstreams.tick(now)

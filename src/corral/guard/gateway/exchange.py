@@ -11,7 +11,7 @@ from corral.guard.answer_usage import read_json
 from corral.guard.caller import Visit
 from corral.guard.gateway.settlement import check_prompt, settle_tokens, usage_of, watched, with_counted
 from corral.guard.gateway.upstream import FULL, UpstreamConnection
-from corral.guard.refusal import Refusal
+from corral.guard.refusal import Refusal, no_place
 from corral.guard.shadow import Shadowed, told
 
 if TYPE_CHECKING:
@@ -435,8 +435,8 @@ class Exchange:
         if self._connection is not None:
             self._connection.resume()
 
-    def refuse_place(self, retry_after: float) -> None:
-        """No place: too many wait already, or this one waited too long. The client's quota is given back."""
+    def refuse_place(self, retry_after: float, *, overdue: bool = False) -> None:
+        """No place: too many wait already, or it is `overdue`, having waited. The client's quota is given back."""
         if self._ended:
             return
         core = self._core
@@ -448,7 +448,7 @@ class Exchange:
             return
         self.visit.pipeline.give_back(self.visit, core.now())
         route = self.visit.route
-        message = f"All places are taken and the queue is full. Please try again in {math.ceil(retry_after)} seconds."
+        message = no_place(retry_after, core.policy.concurrency.max_wait if overdue else None)
         self._refuse(Refusal("overloaded", message, route.errors, route.name, retry_after=retry_after), "refused")
 
     def refuse_away(self, reason: str, retry_after: float) -> None:
