@@ -54,6 +54,21 @@ def test_requests_are_logged_to_a_file_that_can_be_moved(
     assert json.loads(path.read_text().splitlines()[-1])["completion_tokens"] == 2
 
 
+def test_what_is_logged_as_a_warning_is_said_as_all_else(corral: Start) -> None:
+    command = corral("guard", f"127.0.0.1:{_free_port()}", "--listen", "127.0.0.1:0")
+    assert ask(command.url) == 503
+    command.said(r"gets no requests for a while")
+    assert all(line.startswith("corral: ") for line in command.errors.splitlines())
+
+
+def test_nothing_is_said_of_servers_where_a_proxy_relays(corral: Start) -> None:
+    command = corral("guard", "--authz", "--listen", "127.0.0.1:0")
+    command.said(r"Listens on")
+    command.signal(signal.SIGTERM)
+    command.said("Ending")
+    assert "slots" not in command.errors
+
+
 def test_it_says_how_many_slots_the_server_has(corral: Start, llama_server: LlamaServer) -> None:
     command = corral("guard", llama_server.url, "--listen", "127.0.0.1:0")
     command.said(r"The server upstream \(http://127.0.0.1:\d+\) has 4 slots: 4 requests run there at once.")

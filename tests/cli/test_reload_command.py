@@ -102,6 +102,15 @@ def test_a_wrong_file_changes_nothing_and_is_said(
         assert time.monotonic() < end
 
 
+def test_a_policy_that_was_deleted_is_missed(corral: Start, llama_server: LlamaServer, file: Path) -> None:
+    command = corral("guard", "--policy", file)
+    assert ask(command.url).headers["X-RateLimit-Limit"] == "5"
+    file.unlink()
+    assert "corral init" not in command.said(r"cannot be used: it is not there any more.*").group()
+    file.write_text(policy(llama_server, limit(6)))
+    command.said("Reloaded")
+
+
 def test_a_lost_line_opens_no_guard(corral: Start, llama_server: LlamaServer, file: Path) -> None:
     key = f'[[keys]]\nname = "a"\nsha256 = "{"ab" * 32}"\n'
     file.write_text(policy(llama_server, key))

@@ -4,7 +4,7 @@ from types import SimpleNamespace as Server
 
 import pytest
 
-from corral.cli.serving import Flags, build_policy, store_notes, summary
+from corral.cli.serving import Flags, address_notes, build_policy, store_notes, summary, tell
 from corral.errors import PolicyError, UsageError
 from corral.guard.launch_arguments import Launch, read_arguments
 from corral.guard.lifetime import _in_front_of
@@ -147,3 +147,24 @@ def test_the_server_gets_more_connections_than_it_has_slots() -> None:
     assert list(check(policy)) == []
     few = _in_front_of(Policy(), Server(slots=2, url="unix:/x.sock"))  # type: ignore[arg-type]  # as above
     assert (few.upstream.slots, few.upstream.max_connections) == (2, 64)
+
+
+def test_it_is_said_which_of_two_addresses_wins(tmp_path: Path) -> None:
+    path = tmp_path / "corral.toml"
+    path.write_text('[listen]\naddress = "127.0.0.1:9000"\n')
+    server = launch("--port 8085 -m x")
+
+    def notes(given: Flags, launched: Launch) -> list[str]:
+        return address_notes(given, launched, {}, build_policy(given, {}, launch=launched).listen.address)
+
+    (said,) = notes(flags(policy=path), server)
+    assert "--host and --port, 127.0.0.1:8085, rather than listen.address, 127.0.0.1:9000" in said
+    assert notes(flags(), server) == []
+    assert notes(flags(policy=path), launch("-m x")) == []
+    assert notes(flags(policy=path), launch("--port 9000 -m x")) == []
+    assert notes(flags(policy=path, listen="127.0.0.1:1"), server) == []
+
+
+def test_each_line_that_is_told_is_corrals(capsys: pytest.CaptureFixture[str]) -> None:
+    tell("first\nsecond\n\n    set in\n")
+    assert capsys.readouterr().err == "corral: first\ncorral: second\n\n    set in\n\n"

@@ -159,6 +159,10 @@ def test_the_written_template_is_the_defaults_commented_or_not():
         ("[concurrency]\nmax_running = 100", 1, "max_connections = 101 or more"),
         ("[concurrency]\nmax_running = 64", 1, "max_connections = 65 or more"),
         ("x =", None, "not valid TOML"),
+        ("auth = keys", None, 'A text stands in quotes, as auth = "keys".'),
+        ('[limits]\nquota = "1/hour"', 1, "this must be a list, written as [[limits]]."),
+        ('[generation]\nmax_tokens = "10"', 2, 'a whole number, as 10, not "10".'),
+        ('[concurrency]\nmax_wait = "90x"', 2, 'or "90d"'),
     ],
 )
 def test_an_error_names_the_line_and_says_what_to_write(text, line, said):
@@ -329,3 +333,19 @@ def test_an_admin_key_must_be_a_hash_and_open_something():
 def test_toml_without_end_is_an_error_and_no_crash(text: str) -> None:
     with pytest.raises(PolicyError, match="nests too deep"):
         load_policy(text=text)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("CORRAL_LIMITS", "1", "which the policy's file alone can say"),
+        ("CORRAL_PLAN", "1", "which the policy's file alone can say"),
+        ("CORRAL_GENERATION_MAX_TOKENS", "abc", 'this must be a whole number, as 10, not "abc".'),
+    ],
+)
+def test_a_wrong_variable_is_named_with_what_to_write(variable, value, said):
+    with pytest.raises(PolicyError) as caught:
+        load_policy(environ={variable: value})
+    assert variable in str(caught.value)
+    assert said in str(caught.value)
+    assert "Did you mean" not in str(caught.value)

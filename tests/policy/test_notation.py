@@ -9,6 +9,7 @@ from corral.policy.model import Quota
 from corral.policy.notation import (
     describe_duration,
     describe_quota,
+    describe_seconds,
     describe_size,
     parse_duration,
     parse_price,
@@ -145,3 +146,10 @@ def test_prices(value):
 def test_what_is_no_price(value):
     with pytest.raises(PolicyError, match="is no price"):
         parse_price(value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(1, "1 second"), (2, "2 seconds"), (60.0, "60 seconds"), (0.5, "0.5 seconds")]
+)
+def test_seconds_are_said_as_people_do(seconds, said):
+    assert describe_seconds(seconds) == said

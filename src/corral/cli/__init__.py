@@ -54,9 +54,10 @@ def main() -> None:
     try:
         app()
     except CorralError as error:
-        from corral.cli.console import console  # noqa: PLC0415  # rich is loaded only when there is something to say
+        from corral.cli.console import console, prefixed  # noqa: PLC0415  # rich is loaded only when there is something to say
 
-        console(stderr=True).print(f"[bold red]corral:[/] {_escaped(error)}")
+        said = "[bold red]corral:[/] "
+        console(stderr=True).print(f"{said}{prefixed(_escaped(error), said)}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -38,12 +38,14 @@ def check(
     if as_json:
         print_json({"ok": True, "error": None, "explanation": said, "warnings": warned})
         return
+    from rich.markup import escape  # noqa: PLC0415  # as above
+
     out = console()
-    out.print(f"[bold green]{path} is valid.[/]")
+    out.print(f"[bold green]{escape(str(path))} is valid.[/]")
     for sentence in said:
         out.print(f"  {sentence}", markup=False)
     for sentence in warned:
-        out.print(f"[bold yellow]warning:[/] {sentence}")
+        out.print(f"[bold yellow]warning:[/] {escape(sentence)}")
 
 
 def _read(path: Path) -> tuple[list[str], list[str]]:

@@ -1,6 +1,7 @@
 """Where commands print: plain when piped, coloured on a terminal, silent when asked."""
 
 import os
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -9,6 +10,8 @@ from rich.console import Console
 
 _BROKEN_PIPE = 141
 """The status of a program that SIGPIPE ended, as a shell spells it."""
+
+_NEXT_LINE = re.compile(r"\n(?=\S)")
 
 
 class _Console(Console):
@@ -42,3 +45,8 @@ def end_unread() -> NoReturn:
     """End as other programs do whose standard output nobody reads any more: at once, and without a word."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered must go somewhere
     sys.exit(_BROKEN_PIPE)
+
+
+def prefixed(text: str, prefix: str = "corral: ") -> str:
+    """Put `prefix` before each further line, but for what is set in, and belongs to the line before."""
+    return _NEXT_LINE.sub(lambda _: f"\n{prefix}", text)

@@ -49,7 +49,7 @@ def create(
     *,
     name: Annotated[str, typer.Option("--name", help="Who holds it: shown in logs in the key's stead.")],
     plan: Annotated[
-        str | None, typer.Option("--plan", help="The policy's [plan.NAME] that it is on.", show_default=False)
+        str | None, typer.Option("--plan", help=r"The policy's \[plan.NAME] that it is on.", show_default=False)
     ] = None,
     expires: _Expires = None,
     admin: Annotated[bool, typer.Option("--admin", help="Opens the admin API and state routes.")] = False,

@@ -71,10 +71,10 @@ def show_key(key: str) -> None:
 
 
 def refuse_empty(path: Path | None) -> None:
-    """Refuse a policy file that says nothing: a writer that was interrupted leaves one.
+    """Refuse a policy file that says nothing, as a writer that was interrupted leaves one, or that has gone.
 
     Raises:
-        PolicyError: it is empty.
+        PolicyError: it is empty, or not there.
 
     """
     if path is None:
@@ -82,6 +82,8 @@ def refuse_empty(path: Path | None) -> None:
     try:
         with path.open("rb") as file:
             empty = not file.read(LONGEST).strip()
+    except FileNotFoundError:
+        raise PolicyError("it is not there any more. Put it back, and it is read again.") from None
     except OSError:
         return  # `build_policy` says what is wrong
     if empty:

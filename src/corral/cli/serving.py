@@ -1,5 +1,6 @@
 """What `corral guard` and `corral run` share: their options, the policy that follows from them, and what they say."""
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from corral.cli.console import prefixed
 from corral.errors import PolicyError, UsageError
 
 if TYPE_CHECKING:
@@ -234,8 +236,12 @@ def run(
     from corral.guard.lifetime import serve  # noqa: PLC0415  # as above
     from corral.guard.reload import Origin  # noqa: PLC0415  # as above
 
+    logging.getLogger().addHandler(_Told())
     written = build_policy(flags, os.environ, upstream=upstream, launch=launch, authz=authz)
     mention_unused_policy(flags, quiet=quiet)
+    if launch is not None and not quiet:
+        for sentence in address_notes(flags, launch, os.environ, written.listen.address):
+            tell(sentence)
     if launch is None and not authz:
         mention_unknown_name(written, quiet=quiet)
     store = default_path(os.environ)
@@ -299,9 +305,33 @@ def mention_unused_policy(flags: Flags, *, quiet: bool) -> None:
         tell("A corral.toml lies here and is not used; name it with --policy corral.toml.")
 
 
+def address_notes(flags: Flags, launch: "Launch", environ: Mapping[str, str], used: str) -> list[str]:
+    """Say which address wins, where the policy names another than the server's command line."""
+    from corral.policy.load import load_policy, written_settings  # noqa: PLC0415  # keeps --help fast
+
+    named_by_server = launch.host is not None or launch.port is not None
+    if flags.listen or not named_by_server or "listen.address" not in written_settings(flags.policy, environ):
+        return []
+    written = load_policy(flags.policy, environ=environ).listen.address
+    if written == used:
+        return []
+    return [
+        f"Note: the guard takes the server's own --host and --port, {used}, rather than listen.address, {written}. "
+        "Leave those two out, or write --listen, to have another."
+    ]
+
+
 def tell(sentence: str) -> None:
-    """Print a line on standard error; where nobody reads it, nothing is wrong."""
+    """Print on standard error, each line as Corral's; where nobody reads it, nothing is wrong."""
     try:
-        print(f"corral: {sentence}", file=sys.stderr, flush=True)  # noqa: T201  # this is the command line
+        print(f"corral: {prefixed(sentence)}", file=sys.stderr, flush=True)  # noqa: T201  # this is the command line
     except OSError:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  # until the process ends
+
+
+class _Told(logging.Handler):
+    """Tells what went wrong while the guard runs, as `tell` does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it, with its traceback where there is one."""
+        tell(self.format(record))

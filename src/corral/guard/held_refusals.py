@@ -11,7 +11,7 @@ from corral.engine.price import Prices
 from corral.engine.tokens import Tokens
 from corral.guard.refusal import Refusal
 from corral.policy.model import LimitRule
-from corral.policy.notation import describe_money, describe_quota
+from corral.policy.notation import describe_money, describe_quota, describe_seconds
 from corral.policy.whose import this
 
 LEAST_ANSWER = 16
@@ -99,7 +99,7 @@ class HeldRefusals:
             if owed:
                 left = f"{owed / 1000:.3f} more than that are used and come back first"
             message = (
-                f"Rate limit reached for {this(rule)} on {unit} in {worst.window:g} seconds "
+                f"Rate limit reached for {this(rule)} on {unit} in {describe_seconds(worst.window)} "
                 f'(limit "{worst.name}"): Limit {capacity_of(rule)}, {left}, '
                 f"this request is estimated at {cost / 1000:.3f}. Please try again in {_exactly(worst.reset)}."
             )
@@ -113,7 +113,7 @@ class HeldRefusals:
         owed = _owed(rule, worst, cost)
         used = f"{limit - worst.remaining + owed}" + (f" ({owed} of them owed, which come back first)" if owed else "")
         return (
-            f"Rate limit reached for {this(rule)} on {rule.quota.unit} in {worst.window:g} seconds "
+            f"Rate limit reached for {this(rule)} on {rule.quota.unit} in {describe_seconds(worst.window)} "
             f'(limit "{worst.name}"): Limit {limit}, Used {used}, '
             f"Requested {cost}. Please try again in {_exactly(worst.reset)}"
         )

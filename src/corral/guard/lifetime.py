@@ -184,7 +184,7 @@ async def _guard(
             policy = replace(policy, admin=replace(policy.admin, listen=str(Endpoint(*admin.address))))
         bound = str(Endpoint(*guard.address))
         ready(replace(policy, listen=replace(policy.listen, address=bound)))
-        for sentence in guard.servers() if server is None else ():
+        for sentence in guard.servers() if server is None and not authz else ():
             say(sentence)
         # What stands now stands until the end: the collector need not look at it again and again.
         gc.collect()

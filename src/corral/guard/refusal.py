@@ -10,7 +10,7 @@ from corral.dialects.model import ErrorStyle, Problem
 from corral.engine.decision import Standing
 from corral.guard.quota_headers import QuotaHeaders
 from corral.policy.model import LimitRule
-from corral.policy.notation import describe_duration
+from corral.policy.notation import describe_count, describe_duration, describe_seconds
 from corral.policy.whose import this
 
 REASONS = {
@@ -67,7 +67,7 @@ def no_place(retry_after: float, waited: float | None) -> str:
     why = "All places are taken and the queue is full"
     if waited is not None:
         why = f"No place came free within {describe_duration(waited)}"
-    return f"{why}. Please try again in {math.ceil(retry_after)} seconds."
+    return f"{why}. Please try again in {describe_seconds(math.ceil(retry_after))}."
 
 
 class RefusalWriter:
@@ -131,7 +131,8 @@ class RefusalWriter:
         rule = self._rules.get(standing.name)
         owner = this(rule) if rule else "this address"
         message = (
-            f"Rate limit reached for {owner}: at most {standing.quota} requests in {standing.window:g} seconds "
-            f'(limit "{standing.name}"). Please try again in {retry} seconds.'
+            f"Rate limit reached for {owner}: at most {describe_count(standing.quota, 'request')} in "
+            f'{describe_seconds(standing.window)} (limit "{standing.name}"). '
+            f"Please try again in {describe_seconds(retry or 0)}."
         )
         return message, {"violated-policies": [standing.name]}

@@ -3,6 +3,7 @@
 Precedence: defaults < file < environment < flags. Every error names where the wrong value stands, and what to write.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
@@ -28,6 +29,9 @@ LONGEST = 1024 * 1024
 """The longest policy, in bytes."""
 
 _WRITE_ONE = "A policy is a TOML file; `corral init` writes one."
+
+_AT_LINE = re.compile(r"\(at line (\d+)")
+_BARE_TEXT = re.compile(r"\s*([\w.-]{1,64})\s*=\s*([A-Za-z][\w./:-]{0,63})\s*(?:#.*)?$", re.ASCII)
 
 KeyPath = tuple[str | int, ...]
 
@@ -163,11 +167,19 @@ def _parse(name: str, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise PolicyError(f"{name}: this is not valid TOML: {error}") from error
+        raise PolicyError(f"{name}: this is not valid TOML: {error}.{_quotes_missing(text, error)}") from error
     except (RecursionError, ValueError):  # tomllib passes on what Python says of numbers without end
         raise PolicyError(
             f"{name}: this cannot be read: it nests too deep, or has a number that is too long."
         ) from None
+
+
+def _quotes_missing(text: str, error: tomllib.TOMLDecodeError) -> str:
+    """Say how a text is written where the line that is wrong gives one without quotes."""
+    line = _AT_LINE.search(str(error))
+    number = int(line[1]) if line else 0
+    bare = _BARE_TEXT.match(text.splitlines()[number - 1]) if 0 < number <= len(text.splitlines()) else None
+    return f' A text stands in quotes, as {bare[1]} = "{bare[2]}".' if bare else ""
 
 
 def _setting_of(variable: str) -> str:
@@ -182,6 +194,12 @@ def _setting_of(variable: str) -> str:
             known[f"CORRAL_{section.name}".upper()] = section.name
     if variable in known:
         return known[variable]
+    for section in fields(Policy):
+        if variable == f"CORRAL_{section.name}".upper():
+            raise PolicyError(
+                f"The environment's {variable} cannot be: {section.name} are lists and tables, "
+                "which the policy's file alone can say."
+            )
     near = get_close_matches(variable, known, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise PolicyError(f"The environment's {variable} is no setting of Corral.{hint}")
@@ -243,7 +261,8 @@ def _convert(kind: Any, described: Field[Any], value: object, path: KeyPath, sou
         origin = get_origin(kind)
     if origin is tuple:
         if not isinstance(value, list):
-            source.note(path, "this must be a list.")
+            tables = is_dataclass(get_args(kind)[0])
+            source.note(path, f"this must be a list{f', written as [[{dotted_name(path)}]]' if tables else ''}.")
             return None
         (inner, _) = get_args(kind)
         return tuple(_convert(inner, described, item, (*path, index), source) for index, item in enumerate(value))
@@ -289,7 +308,8 @@ def _scalar(kind: Any, unit: str, value: object) -> object:
     if type(value) is kind:
         return value
     wanted = {int: "a whole number, as 10", bool: "true or false", str: 'a text in quotes, as "…"'}[kind]
-    raise PolicyError(f"this must be {wanted}, not {type(value).__name__}.")
+    given = f'"{value[:40]}"' if isinstance(value, str) else type(value).__name__
+    raise PolicyError(f"this must be {wanted}, not {given}.")
 
 
 def _either(options: tuple[object, ...]) -> str:

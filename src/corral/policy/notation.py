@@ -114,7 +114,7 @@ def parse_duration(text: object) -> float:
             if None not in spans:
                 seconds = sum(float(number) * (span or 0) for (number, _), span in zip(pieces, spans, strict=True))
     if not (math.isfinite(seconds) and 0 <= seconds <= MAX_WINDOW):
-        raise PolicyError(f'{_shown(text)} is no duration: write it as "20s", "1m30s" or "500ms".')
+        raise PolicyError(f'{_shown(text)} is no duration: write it as "20s", "1m30s", "500ms" or "90d".')
     return seconds
 
 
@@ -184,13 +184,18 @@ def describe_count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def describe_seconds(seconds: float) -> str:
+    """Say a number of seconds as such: "1 second", "90 seconds", "0.5 seconds"."""
+    return f"{seconds:g} second{'' if seconds == 1 else 's'}"
+
+
 def describe_duration(seconds: float) -> str:
     """Say a duration in words: "1 minute", "90 seconds"."""
     for span, name in ((604800, "week"), (86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
         if seconds >= span and seconds % span == 0:
             number = int(seconds // span)
             return f"{number:,} {name}{'' if number == 1 else 's'}"
-    return f"{seconds:g} seconds"
+    return describe_seconds(seconds)
 
 
 def describe_size(size: int) -> str:

@@ -13,6 +13,7 @@ from corral.guard.gateway.settlement import check_prompt, settle_tokens, usage_o
 from corral.guard.gateway.upstream import FULL, UpstreamConnection
 from corral.guard.refusal import Refusal, no_place
 from corral.guard.shadow import Shadowed, told
+from corral.policy.notation import describe_seconds
 
 if TYPE_CHECKING:
     from corral.dialects.event_stream import EventStream
@@ -460,7 +461,7 @@ class Exchange:
             return
         self.visit.pipeline.give_back(self.visit, self._core.now())
         route = self.visit.route
-        message = f"No server is well: {reason}. Please try again in {math.ceil(retry_after)} seconds."
+        message = f"No server is well: {reason}. Please try again in {describe_seconds(math.ceil(retry_after))}."
         self._refuse(Refusal("upstream_down", message, route.errors, route.name, retry_after=retry_after), "refused")
 
     def timed_out(self) -> None:
