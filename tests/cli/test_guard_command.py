@@ -56,7 +56,8 @@ def test_requests_are_logged_to_a_file_that_can_be_moved(
 
 def test_what_is_logged_as_a_warning_is_said_as_all_else(corral: Start) -> None:
     command = corral("guard", f"127.0.0.1:{_free_port()}", "--listen", "127.0.0.1:0")
-    assert ask(command.url) == 503
+    for _ in range(5):
+        assert ask(command.url) in (502, 503)
     command.said(r"gets no requests for a while")
     assert all(line.startswith("corral: ") for line in command.errors.splitlines())
 
@@ -66,7 +67,7 @@ def test_nothing_is_said_of_servers_where_a_proxy_relays(corral: Start) -> None:
     command.said(r"Listens on")
     command.signal(signal.SIGTERM)
     command.said("Ending")
-    assert "slots" not in command.errors
+    assert "how many slots" not in command.errors
 
 
 def test_it_says_how_many_slots_the_server_has(corral: Start, llama_server: LlamaServer) -> None:

@@ -375,7 +375,7 @@ def test_a_refusal_says_whose_limit_it_was_and_when_to_return(start_guard, per, 
     assert status(refused) == 429
     assert 50 < int(wait or 0) <= 60
     assert error["message"] == (
-        f'Rate limit reached for {whose}: at most 1 requests in 60 seconds (limit "tight"). '
+        f'Rate limit reached for {whose}: at most 1 request in 60 seconds (limit "tight"). '
         f"Please try again in {wait} seconds."
     )
     assert error["violated-policies"] == ["tight"]
