@@ -119,7 +119,8 @@ def serve(port: int, end: "Event") -> None:
         )
         await asyncio.to_thread(end.wait)
         for stream in streams:
-            stream.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+            if not stream.is_closing():  # a health check of the guard may have left
+                stream.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
         await asyncio.sleep(5)
         server.close()
 
