@@ -187,7 +187,7 @@ def test_openai_is_told_of_a_limit_where_it_streams_embeds_or_lists(guard):
             lambda: client.completions.create(model="tiny", prompt="hi"),
             client.models.list,
         ):
-            with pytest.raises(openai.RateLimitError, match="at most 1 requests in 60 seconds"):
+            with pytest.raises(openai.RateLimitError, match="at most 1 request in 60 seconds"):
                 ask()
 
 
@@ -400,7 +400,7 @@ def test_langchain_embeds_and_is_told_of_a_limit(start_guard, embedder):
     )  # fmt: skip
     vectors = model.embed_documents(["the sea", "the mountains"])
     assert len(vectors) == 2
-    with pytest.raises(openai.RateLimitError, match="at most 1 requests in 60 seconds"):
+    with pytest.raises(openai.RateLimitError, match="at most 1 request in 60 seconds"):
         model.embed_query("the sea")
 
 

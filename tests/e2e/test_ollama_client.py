@@ -209,7 +209,7 @@ def test_it_is_told_of_a_limit(start):
         with pytest.raises(ollama.ResponseError) as caught:
             ask()
         assert caught.value.status_code == 429
-        assert caught.value.error.startswith("Rate limit reached for this client: at most 1 requests in 60 seconds")
+        assert caught.value.error.startswith("Rate limit reached for this client: at most 1 request in 60 seconds")
 
 
 def test_it_is_told_of_a_token_limit(start):

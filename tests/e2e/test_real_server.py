@@ -67,7 +67,7 @@ def test_the_official_clients_rate_limit_error_carries_message_and_headers(guard
     ask(running, max_tokens=1)
     with pytest.raises(openai.RateLimitError) as caught:
         ask(running, max_tokens=1)
-    assert "at most 1 requests in 60 seconds" in str(caught.value)
+    assert "at most 1 request in 60 seconds" in str(caught.value)
     assert caught.value.code == "rate_limit_exceeded"
     assert int(caught.value.response.headers["retry-after"]) > 50
     assert caught.value.response.headers["x-ratelimit-limit-requests"] == "1"
