@@ -44,6 +44,18 @@ def header(raw: bytes, name: str) -> str | None:
     return found[1].decode() if found else None
 
 
+def run_together(guard, number, inside, go) -> list:
+    """Have so many requests inside the server at once, then let them `go`; returns their records."""
+    threads = [threading.Thread(target=guard.exchange, args=(CHATTING,)) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+        assert inside.acquire(timeout=10)
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    return guard.settled(number)
+
+
 def test_what_is_told_is_a_list_of_reasons_with_their_limits():
     noted = (Shadowed("quota_exceeded", "client", 11.2), Shadowed("clamped", "max_tokens"), Shadowed("overloaded"))
     assert told(noted) == b'quota_exceeded;limit="client";retry-after=12, clamped;limit="max_tokens", overloaded'
@@ -123,14 +135,7 @@ def test_what_runs_at_once_can_be_tried_out_and_every_hold_ends(start_guard):
 
     policy = replace(OPEN, limits=(tried("1 concurrent requests", per="everyone"),))
     guard = start_guard(slow, policy)
-    threads = [threading.Thread(target=guard.exchange, args=(CHATTING,)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-        assert inside.acquire(timeout=10)
-    go.set()
-    for thread in threads:
-        thread.join(10)
-    records = guard.settled(3)
+    records = run_together(guard, 3, inside, go)
     assert sorted(record.shadow for record in records) == ["", "too_many_at_once:tried", "too_many_at_once:tried"]
     guard.exchange(CHATTING)
     assert guard.settled(4)[3].shadow == ""
@@ -208,14 +213,7 @@ def test_nobody_waits_for_a_place_in_shadow(start_guard, waiting):
 
     policy = replace(WHOLE, limits=(), concurrency=Concurrency(max_running=1, max_waiting=waiting))
     guard = start_guard(slow, policy)
-    threads = [threading.Thread(target=guard.exchange, args=(CHATTING,)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-        assert inside.acquire(timeout=10)
-    go.set()
-    for thread in threads:
-        thread.join(10)
-    records = guard.settled(4)
+    records = run_together(guard, 4, inside, go)
     assert [record.status for record in records] == [200] * 4
     assert sorted(record.shadow for record in records) == [""] * (1 + waiting) + ["overloaded"] * (3 - waiting)
     assert (guard.guard.running, guard.guard.waiting) == (0, 0)
